@@ -1,0 +1,21 @@
+"""What can go wrong with a user's input. The command prints these as one line and exits with 2."""
+
+
+class FocalCodecError(ValueError):
+    """Base of every error that names a wrong input and what would be right."""
+
+
+class ConfigError(FocalCodecError):
+    """A configuration has an unknown key, an impossible value, or parts that do not fit together."""
+
+
+class CheckpointError(FocalCodecError):
+    """A checkpoint cannot be found, read, or fitted into the model it claims to be."""
+
+
+class AudioError(FocalCodecError):
+    """A recording is missing, unreadable, empty, or holds samples that are not numbers."""
+
+
+class TokenError(FocalCodecError):
+    """A token sequence is missing, unreadable, or holds a token outside the codebook."""

@@ -1,0 +1,201 @@
+"""Layers that more than one part uses. Layout is (batch, frames, dim) throughout.
+
+Float32 means float32: every matrix product asks for `Precision.HIGHEST`, because JAX's default is TF32 on recent
+GPUs and bfloat16 passes on TPUs, which flips tokens.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+Dtype = jnp.dtype
+gelu = partial(jax.nn.gelu, approximate=False)  # the published models use the exact (erf) form
+
+
+def precision(dtype: Dtype) -> lax.Precision:
+    """Matrix-product precision that keeps what `dtype` promises on every backend."""
+    return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
+
+
+# --- padding ---------------------------------------------------------------------------------------------------
+
+
+def frame_mask(lengths: Int[Array, " batch"], num_frames: int) -> Bool[Array, "batch frames"]:
+    """True on the real frames of each item."""
+    return jnp.arange(num_frames) < lengths[:, None]
+
+
+def zero_padding(x: Float[Array, "batch frames dim"], lengths: Int[Array, " batch"] | None) -> Array:
+    """Zero what lies past each item's length, so that an operation across time sees what it sees without padding."""
+    if lengths is None:
+        return x
+    return jnp.where(frame_mask(lengths, x.shape[1])[..., None], x, 0)
+
+
+def pad_frames(x: Float[Array, "batch frames dim"], left: int, right: int) -> Float[Array, "batch padded dim"]:
+    """Append zero frames on both sides."""
+    return jnp.pad(x, ((0, 0), (left, right), (0, 0)))
+
+
+def pad_same(x: Float[Array, "batch frames dim"], kernel_size: int) -> Float[Array, "batch padded dim"]:
+    """Zero padding that keeps the number of frames; an even kernel gets one more zero on the right, as in PyTorch."""
+    left = (kernel_size - 1) // 2
+    return pad_frames(x, left, kernel_size - 1 - left)
+
+
+def repeat_first(x: Float[Array, "batch frames dim"], left: int) -> Float[Array, "batch padded dim"]:
+    """Causal padding: the first frame repeated on the left."""
+    return jnp.pad(x, ((0, 0), (left, 0), (0, 0)), mode="edge")
+
+
+def pad_for_kernel(
+    x: Float[Array, "batch frames dim"], kernel_size: int, causal: bool, lengths: Int[Array, " batch"] | None
+) -> Float[Array, "batch padded dim"]:
+    """Pad so that a convolution keeps the number of frames and reads nothing past an item's end."""
+    if causal:  # looks back only: what follows an item's end cannot reach it
+        return repeat_first(x, kernel_size - 1)
+    return pad_same(zero_padding(x, lengths), kernel_size)
+
+
+# --- convolutions: pure functions, no padding ("valid"), kernel (kernel_size, dim_in / groups, dim_out) ---------
+
+
+def plain_conv(
+    x: Float[Array, "batch frames dim_in"],
+    kernel: Float[Array, "kernel dim_in_per_group dim_out"],
+    stride: int = 1,
+    groups: int = 1,
+) -> Float[Array, "batch frames_out dim_out"]:
+    """The textbook form, by XLA's convolution: what the fast forms below must equal."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride,),
+        "VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+        precision=precision(x.dtype),
+    )
+
+
+def depthwise_conv(
+    x: Float[Array, "batch frames dim"], kernel: Float[Array, "kernel 1 dim"]
+) -> Float[Array, "batch frames_out dim"]:
+    """One filter per channel as a sum of shifted products, accumulated in float32.
+
+    XLA's grouped convolution is tens of times slower on CPU for one channel per group. Long kernels run their taps
+    in a loop, eight at a time, to keep the program small.
+    """
+    taps, frames = kernel.shape[0], x.shape[1] - kernel.shape[0] + 1
+    weights = kernel[:, 0].astype(jnp.float32)
+
+    def add(total, source, block):
+        for tap in range(block.shape[0]):
+            total = total + source[:, tap : tap + frames].astype(jnp.float32) * block[tap]
+        return total
+
+    total = jnp.zeros((x.shape[0], frames, x.shape[2]), jnp.float32)
+    head = taps % _UNROLL if taps > 4 * _UNROLL else taps
+    total = add(total, x, weights[:head])
+
+    def body(step, total):
+        start = head + step * _UNROLL
+        source = lax.dynamic_slice_in_dim(x, start, frames + _UNROLL - 1, axis=1)
+        return add(total, source, lax.dynamic_slice_in_dim(weights, start, _UNROLL))
+
+    if head < taps:
+        total = lax.fori_loop(0, (taps - head) // _UNROLL, body, total)
+    return total.astype(x.dtype)
+
+
+_UNROLL = 8
+
+
+def grouped_conv(
+    x: Float[Array, "batch frames dim_in"], kernel: Float[Array, "kernel dim_in_per_group dim_out"], groups: int
+) -> Float[Array, "batch frames_out dim_out"]:
+    """A grouped convolution as `groups` dense ones, which XLA runs faster than its grouped form."""
+    pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
+    return jnp.concatenate([plain_conv(part, weights) for part, weights in pairs], axis=-1)
+
+
+def conv(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array:
+    """The fastest form for these shapes; shapes as in `plain_conv`."""
+    if groups == 1 or stride > 1:
+        return plain_conv(x, kernel, stride, groups)
+    if groups == x.shape[-1]:
+        return depthwise_conv(x, kernel)
+    return grouped_conv(x, kernel, groups)
+
+
+class Conv(nn.Module):
+    """Convolution over frames without padding: callers pad, because how they pad is what sets the parts apart."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    groups: int = 1
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch frames dim_in"]) -> Float[Array, "batch frames_out dim_out"]:
+        shape = (self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+# --- pointwise -------------------------------------------------------------------------------------------------
+
+
+def linear(features: int, dtype: Dtype, name: str) -> nn.Dense:
+    return nn.Dense(features, dtype=dtype, precision=precision(dtype), name=name)
+
+
+def layer_norm(dtype: Dtype, name: str, epsilon: float = 1e-5) -> nn.LayerNorm:
+    """Statistics and scaling in float32, two-pass variance as in PyTorch."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class FeedForward(nn.Module):
+    """Linear → GELU → Linear, back to the input's width."""
+
+    ffn_dim: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
+        hidden = gelu(linear(self.ffn_dim, self.dtype, "in_proj")(x))
+        return linear(x.shape[-1], self.dtype, "out_proj")(hidden)
+
+
+class Snake(nn.Module):
+    """x + sin²(αx) / α with a learned α per channel (Ziyin et al., 2020)."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
+        alpha = self.param("alpha", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32).astype(x.dtype)
+        return x + jnp.sin(alpha * x) ** 2 / (alpha + 1e-9)
+
+
+class DynamicTanh(nn.Module):
+    """tanh(αx) with one learned α: a normalisation that needs no statistics (Zhu et al., 2025)."""
+
+    init_value: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
+        alpha = self.param("alpha", nn.initializers.constant(self.init_value), (1,), jnp.float32)
+        return jnp.tanh(alpha * x.astype(jnp.float32)).astype(x.dtype)
+
+
+Norm = Callable[[Array], Array]

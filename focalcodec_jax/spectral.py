@@ -1,0 +1,63 @@
+"""Short-time Fourier transforms. Pure functions in float32; frames lie on the second-last axis."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from focalcodec_jax.layers import frame_mask
+
+
+def hann_window(n_fft: int) -> np.ndarray:
+    """Periodic Hann window, float32."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+
+
+def overlap_add(frames: Float[Array, "*batch frames n_fft"], hop_length: int) -> Float[Array, "*batch samples"]:
+    """Add frames at `hop_length` apart, (frames − 1) · hop_length + n_fft samples.
+
+    Each frame is cut into hop-long pieces and the pieces are added as shifted wholes: no scatter, whose indices
+    XLA would fold into constants for seconds.
+    """
+    *batch, num_frames, n_fft = frames.shape
+    pieces = -(-n_fft // hop_length)
+    none = [(0, 0)] * len(batch)
+    cut = jnp.pad(frames, [*none, (0, 0), (0, pieces * hop_length - n_fft)])
+    cut = cut.reshape(*batch, num_frames, pieces, hop_length)
+    total = sum(jnp.pad(cut[..., piece, :], [*none, (piece, pieces - 1 - piece), (0, 0)]) for piece in range(pieces))
+    return jnp.reshape(total, (*batch, -1))[..., : (num_frames - 1) * hop_length + n_fft]
+
+
+def inverse_frames(
+    magnitude: Float[Array, "batch frames bins"], phase: Float[Array, "batch frames bins"]
+) -> Float[Array, "batch frames n_fft"]:
+    """Inverse real FFT of each frame. The imaginary parts at DC and Nyquist count for nothing."""
+    real = np.ones(magnitude.shape[-1], np.float32)
+    real[[0, -1]] = 0
+    return jnp.fft.irfft(magnitude * jnp.cos(phase) + 1j * (magnitude * jnp.sin(phase) * real))
+
+
+def istft(
+    frames: Float[Array, "batch frames n_fft"], hop_length: int, lengths: Int[Array, " batch"] | None = None
+) -> Float[Array, "batch samples"]:
+    """Overlap-add windowed inverse frames and divide by the overlap-added squared window.
+
+    Args:
+        frames: inverse FFT of each frame, not yet windowed.
+        lengths: real frames of each item; what lies past them reaches no sample.
+
+    Returns:
+        Exactly `hop_length` samples per frame: (n_fft − hop_length) / 2 are cut at both ends.
+    """
+    num_frames, n_fft = frames.shape[1:]
+    window = hann_window(n_fft)
+    if lengths is None:
+        real = jnp.ones((1, num_frames, 1), jnp.float32)
+    else:
+        real = frame_mask(lengths, num_frames)[..., None]
+        frames = jnp.where(real, frames, 0)
+    signal = overlap_add(frames * window, hop_length)
+    envelope = overlap_add(real * window**2, hop_length)
+    cut = (n_fft - hop_length) // 2
+    kept = slice(cut, cut + num_frames * hop_length)
+    signal, envelope = signal[:, kept], envelope[:, kept]
+    return jnp.where(envelope > 1e-11, signal / jnp.where(envelope > 1e-11, envelope, 1), 0)
