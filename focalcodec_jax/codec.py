@@ -85,7 +85,9 @@ class FocalCodec(nn.Module):
         frames = None if lengths is None else count.tokens_to_frames(self.config, lengths)
         return self.feats_to_sig(self.toks_to_qfeats(toks, lengths), frames)
 
-    def __call__(self, sig: Sig, lengths: Lengths = None) -> tuple[Toks, Codes, Sig]:
+    def __call__(
+        self, sig: Sig, lengths: Lengths = None
+    ) -> tuple[Toks, Codes, Float[Array, "batch samples_out"]]:
         """Through the whole codec.
 
         Returns:

@@ -309,7 +309,7 @@ def _explain(problem) -> str:
 
 
 def _offline(*downscale_factors: int) -> CodecConfig:
-    focal = dict(focal_window=7, focal_factor=2)
+    focal: dict[str, Any] = {"focal_window": 7, "focal_factor": 2}
     return CodecConfig(
         encoder=EncoderConfig(),
         compressor=CompressorConfig(

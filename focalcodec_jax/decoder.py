@@ -43,7 +43,9 @@ class Backbone(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, feats: Float[Array, "batch frames dim_in"], lengths: Lengths) -> Float[Array, "batch frames dim"]:
+    def __call__(
+        self, feats: Float[Array, "batch frames dim_in"], lengths: Lengths
+    ) -> Float[Array, "batch frames dim"]:
         config = self.config
         conv = Conv(config.dim, config.kernel_size, dtype=self.dtype, name="embedding")
         x = layer_norm(self.dtype, "input_norm", NORM_EPSILON)(conv(pad(config, feats, lengths)))

@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-Dtype = jnp.dtype
+Dtype = DTypeLike
 gelu = partial(jax.nn.gelu, approximate=False)  # the published models use the exact (erf) form
 
 

@@ -2,9 +2,11 @@
 
 from typing import TypeVar
 
+import jax
+
 from focalcodec_jax.config import CodecConfig
 
-N = TypeVar("N")  # int, or an integer array
+N = TypeVar("N", int, jax.Array)
 
 
 def at_least_one(n: N) -> N:

@@ -20,7 +20,6 @@ from focalcodec_jax.layers import (
     gelu,
     layer_norm,
     linear,
-    pad_for_kernel,
     pad_frames,
     precision,
     repeat_first,
@@ -146,9 +145,7 @@ class Attention(nn.Module):
         batch, frames, dim = x.shape
         heads = self.config.num_heads
         split = (batch, frames, heads, dim // heads)
-        q, k, v = (
-            part.reshape(split) for part in jnp.split(linear(3 * dim, self.dtype, "qkv_proj")(x), 3, axis=-1)
-        )
+        q, k, v = (part.reshape(split) for part in jnp.split(linear(3 * dim, self.dtype, "qkv_proj")(x), 3, axis=-1))
         scores = jnp.einsum("bqhd,bkhd->bhqk", q / math.sqrt(dim // heads), k, precision=precision(self.dtype))
         scores = scores.astype(jnp.float32) + self.gate(x.reshape(split))[..., None] * bias
         if mask is not None:

@@ -1,0 +1,305 @@
+"""The `focalcodec-jax` command."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from focalcodec_jax import audio, tokenfiles
+from focalcodec_jax.errors import AudioError, FocalCodecError
+
+if TYPE_CHECKING:
+    from focalcodec_jax.inference import Codec
+
+app = typer.Typer(
+    name="focalcodec-jax",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Speech to tokens and back with FocalCodec, at 0.16 to 0.80 kbps. "
+    "Try: focalcodec-jax reconstruct speech.wav -o out.wav",
+)
+console = Console(stderr=True)
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+    tpu = "tpu"
+
+
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        "-c",
+        metavar="NAME_OR_FOLDER",
+        help="A hub name such as lucadellalib/focalcodec_50hz, or a folder with config.json and model.safetensors. "
+        "Without it, the small untrained codec in this package, whose output is noise.",
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
+AudioFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="IN...", help="Audio files (WAV, FLAC, MP3, OGG, …; any rate, any channels) or folders."),
+]
+
+
+def main() -> None:
+    """Run the command; what is wrong with the input is one line and exit code 2."""
+    with reported():
+        app()
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    try:
+        yield
+    except FocalCodecError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+
+
+def fail(message: str) -> None:
+    console.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True, highlight=False)
+    sys.exit(2)
+
+
+def _plain(text: str) -> str:
+    """One line, and no brackets that rich would read as markup."""
+    return " ".join(text.split()).replace("[", r"\[")
+
+
+def load(checkpoint: str | None, device: Device) -> "Codec":
+    from focalcodec_jax.inference import Codec
+    from focalcodec_jax.pretrained import UNTRAINED
+
+    if checkpoint is None:
+        console.print(
+            "[yellow]no --checkpoint given: using the untrained codec in this package. Its output is noise; "
+            "for speech, give --checkpoint lucadellalib/focalcodec_50hz[/]",
+            soft_wrap=True,
+        )
+    with console.status("loading the codec"):
+        return Codec.from_pretrained(checkpoint or UNTRAINED, device=None if device is Device.auto else device.value)
+
+
+@app.command()
+def encode(
+    inputs: AudioFiles,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="One input: .npy. Several: a folder, .npz or .json, by file name.")
+    ],
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Turn speech into tokens."""
+    files = _audio_files(inputs)
+    tokenfiles.check_output(output, len(files))
+    names = _distinct([file.name for file in files], "recordings")
+    codec = load(checkpoint, device)
+    started = time.monotonic()
+    tokens, seconds = {}, 0.0
+    for group in track(list(_groups(files)), description="encoding", console=console, transient=True):
+        sigs = [audio.read(file) for file in group]
+        tokens |= zip((file.name for file in group), codec.encode(sigs, audio.SAMPLE_RATE_HZ), strict=True)
+        seconds += sum(map(len, sigs)) / audio.SAMPLE_RATE_HZ
+    tokenfiles.write(output, {name: tokens[name] for name in names})
+    total = sum(map(len, tokens.values()))
+    _done(f"{total} tokens from {seconds:.1f} s of audio in {len(files)} file(s)", output, started)
+
+
+@app.command()
+def decode(
+    inputs: Annotated[list[Path], typer.Argument(metavar="TOKENS...", help=".npy, .npz, .json, or folders of .npy.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .wav (or .flac, …), or a folder for several.")],
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Turn tokens back into speech."""
+    from focalcodec_jax.inference import check_tokens
+
+    read = [(name, toks) for path in inputs for name, toks in tokenfiles.read(path).items()]
+    _check_audio_output(output, len(read))
+    stems = _distinct([Path(name).stem if audio.is_audio_name(name) else name for name, _ in read], "token sequences")
+    codec = load(checkpoint, device)
+    started = time.monotonic()
+    checked = [check_tokens(toks, codec.config.quantizer.codebook_size, name) for name, toks in read]
+    sigs = codec.decode(checked)
+    for stem, sig in zip(stems, sigs, strict=True):
+        _write_audio(output, stem, sig, codec.sample_rate_hz)
+    seconds = sum(map(len, sigs)) / codec.sample_rate_hz
+    _done(f"{seconds:.1f} s of audio from {sum(map(len, checked))} tokens", output, started)
+
+
+@app.command()
+def reconstruct(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An audio file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the reconstruction, such as out.wav.")],
+    spectrogram: Annotated[
+        Path | None, typer.Option(help="Also draw input and output, with the tokens below, as a picture.")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Turn speech into tokens and back, to hear what the codec keeps."""
+    _check_audio_output(output, 1)
+    _check_picture(spectrogram)
+    sig = audio.read(source)
+    codec = load(checkpoint, device)
+    config = codec.config
+    started = time.monotonic()
+    with console.status("encoding and decoding"):
+        (toks,) = codec.encode(sig, audio.SAMPLE_RATE_HZ)
+        (decoded,) = codec.decode(toks)
+    _write_audio(output, source.stem, decoded, codec.sample_rate_hz)
+    if spectrogram is not None:
+        from focalcodec_jax import picture
+
+        before, after = (sig, audio.SAMPLE_RATE_HZ), (decoded, codec.sample_rate_hz)
+        picture.reconstruction(spectrogram, before, after, toks, config.quantizer.code_dim)
+    size = len(toks) * config.quantizer.code_dim
+    seconds = len(sig) / audio.SAMPLE_RATE_HZ
+    kept = f"{len(toks)} tokens ({size / 8:.0f} bytes, {size / seconds / 1000:.2f} kbps)"
+    _done(f"{seconds:.2f} s of speech → {kept} → {len(decoded) / codec.sample_rate_hz:.2f} s of audio", output, started)
+    if spectrogram is not None:
+        console.print(f"picture in {_plain(str(spectrogram))}", highlight=False, soft_wrap=True)
+
+
+@app.command("convert-voice")
+def convert_voice(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="What to say: an audio file.")],
+    target: Annotated[Path, typer.Option(help="Whose voice: a folder of recordings of one speaker, minutes of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the result, such as out.wav.")],
+    neighbours: Annotated[int, typer.Option("-k", min=1, help="Nearest neighbours to average.")] = 4,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Say a recording in another speaker's voice."""
+    _check_audio_output(output, 1)
+    sig = audio.read(source)
+    files = audio.recordings(target) if target.is_dir() else [target]
+    voices = [audio.read(file) for file in track(files, "reading the voice", console=console, transient=True)]
+    codec = load(checkpoint, device)
+    started = time.monotonic()
+    with console.status("converting"):
+        (converted,) = codec.convert_voice(sig, voices, audio.SAMPLE_RATE_HZ, k=neighbours)
+    _write_audio(output, source.stem, converted, codec.sample_rate_hz)
+    seconds = sum(map(len, voices)) / audio.SAMPLE_RATE_HZ
+    _done(f"{len(converted) / codec.sample_rate_hz:.2f} s in the voice of {seconds:.1f} s of speech", output, started)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A published model, a hub name, or a checkpoint folder.")],
+) -> None:
+    """Show a codec's parts, parameters, rates and latency. A published model's name needs no network."""
+    import math
+
+    from focalcodec_jax.config import PARTS, PRESETS, CodecConfig
+    from focalcodec_jax.pretrained import HUB_OWNER, checkpoint_folder, parameter_shapes
+
+    short = name.removeprefix(f"{HUB_OWNER}/")
+    known = short in PRESETS and not Path(name).is_dir()
+    config = PRESETS[short] if known else CodecConfig.from_json(checkpoint_folder(name) / "config.json")
+    shapes, names = parameter_shapes(config), config.to_dict()
+    sizes = {part: sum(math.prod(s) for path, s in shapes.items() if path.startswith(f"{part}/")) for part in PARTS}
+
+    parts = Table(title=name)
+    for column, justify in (("part", "left"), ("kind", "left"), ("parameters (M)", "right")):
+        parts.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
+    for part, size in sizes.items():
+        parts.add_row(part, names[f"{part}_name"], f"{size / 1e6:.1f}")
+    parts.add_row("all", "", f"{sum(sizes.values()) / 1e6:.1f}", style="bold")
+    rates = Table(show_header=False)
+    latency = config.latency_seconds
+    for what, value in (
+        ("sample rate in → out", f"{audio.SAMPLE_RATE_HZ} → {config.sample_rate_out_hz} Hz"),
+        ("feature frames", f"{config.frame_rate_hz:g} per second"),
+        ("tokens", f"{config.token_rate_hz:g} per second"),
+        ("codebook", f"2^{config.quantizer.code_dim} = {config.quantizer.codebook_size} codes"),
+        ("bit rate", f"{config.bitrate_bps / 1000:g} kbps"),
+        ("latency", "the whole utterance (offline)" if latency is None else f"{1000 * latency:g} ms (causal)"),
+    ):
+        rates.add_row(what, value)
+    out = Console()
+    out.print(parts, rates)
+
+
+def _audio_files(inputs: list[Path]) -> list[Path]:
+    files = [file for path in inputs for file in (audio.recordings(path) if path.is_dir() else [path])]
+    missing = [str(file) for file in files if not file.exists()]
+    if missing:
+        raise AudioError(f"no such file: {', '.join(missing)}")
+    return files
+
+
+def _distinct(names: list[str], what: str) -> list[str]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise FocalCodecError(f"{what} are kept by file name, and these come more than once: {', '.join(twice)}")
+    return names
+
+
+def _groups(files: list[Path], size: int = 64) -> Iterator[list[Path]]:
+    """Few enough files at a time to hold in memory, enough to fill batches."""
+    for start in range(0, len(files), size):
+        yield files[start : start + size]
+
+
+def _check_audio_output(output: Path, count: int) -> None:
+    """Refuse an output before any work is done."""
+    if output.suffix and not output.is_dir():
+        if not audio.is_audio_name(output):
+            raise AudioError(f"{output} does not end in an audio format that libsndfile writes, such as .wav or .flac")
+        if count > 1:
+            raise AudioError(f"{output} is one file and there are {count} results; give a folder")
+        if not output.parent.is_dir():
+            raise AudioError(f"the folder of {output} does not exist; make it first")
+
+
+def _check_picture(path: Path | None) -> None:
+    if path is None:
+        return
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise FocalCodecError(f"{path} does not end in a picture format; .png always works")
+    if not path.parent.is_dir():
+        raise FocalCodecError(f"the folder of {path} does not exist; make it first")
+
+
+def _write_audio(output: Path, stem: str, sig, rate_hz: int) -> None:
+    if not output.suffix or output.is_dir():
+        output.mkdir(parents=True, exist_ok=True)
+        output = output / f"{stem}.wav"
+    audio.write(output, sig, rate_hz)
+
+
+def _done(what: str, output: Path, started: float) -> None:
+    elapsed = time.monotonic() - started
+    console.print(f"{what}, in {_plain(str(output))} after {elapsed:.1f} s", highlight=False, soft_wrap=True)
+
+
+def _add_convert() -> None:
+    from focalcodec_jax.convert.command import app as convert
+
+    app.add_typer(convert, name="convert")
+
+
+_add_convert()
+
+if __name__ == "__main__":
+    main()

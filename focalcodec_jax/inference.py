@@ -1,0 +1,245 @@
+"""`Codec`: lists of recordings in, lists of tokens out, and back, on every device at hand.
+
+Recordings are padded to one of a few lengths and decoded in batches, so that XLA compiles a handful of programs and
+a second call of similar length compiles nothing. Padding changes no result.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from focalcodec_jax import audio, lengths as count, voice
+from focalcodec_jax.codec import FocalCodec
+from focalcodec_jax.config import SAMPLE_RATE_HZ, DType
+from focalcodec_jax.errors import AudioError, FocalCodecError, TokenError
+from focalcodec_jax.pretrained import UNTRAINED, Variables, load_pretrained
+
+Recording = np.ndarray
+BATCH_SECONDS = 120.0
+"""Most audio, padding included, that one device is given at once."""
+
+
+class Codec:
+    """A codec ready to use.
+
+        codec = Codec.from_pretrained("lucadellalib/focalcodec_50hz")
+        toks = codec.encode(sig, sample_rate=16000)
+        sigs = codec.decode(toks)
+
+    Attributes:
+        model, variables: the Flax module and its parameters.
+        sample_rate_hz: rate of decoded audio.
+    """
+
+    def __init__(self, model: FocalCodec, variables: Variables, devices: Sequence[Any] | None = None):
+        self.model = model
+        self.config = model.config
+        self.sample_rate_hz = model.config.sample_rate_out_hz
+        devices = list(devices or jax.local_devices())
+        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        self._samples = Axis(model.config.encoder.samples_per_frame, SAMPLE_RATE_HZ)
+        self._tokens = Axis(1, model.config.token_rate_hz)
+        self._frames = Axis(1, model.config.frame_rate_hz)
+        self._num_devices = len(devices)
+        self._batch_sharding = NamedSharding(mesh, PartitionSpec("data"))
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self.variables = jax.device_put(variables, self._replicated)
+        self._encode = self._compiled("sig_to_toks")
+        self._rebuild = self._compiled("toks_to_qfeats")
+        self._decode = self._compiled("toks_to_sig")
+        self._vocode = self._compiled("feats_to_sig")
+        self._nearest = jax.jit(voice.nearest, static_argnames="k")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path = UNTRAINED,
+        *,
+        revision: str | None = None,
+        dtype: DType | None = None,
+        device: str | None = None,
+    ) -> "Codec":
+        """Load a codec; see `load_pretrained` for names and errors.
+
+        Args:
+            device: `cpu`, `gpu` or `tpu`; by default the best this machine has, all of them.
+
+        Raises:
+            FocalCodecError: this machine has no such device.
+        """
+        devices = local_devices(device)
+        with jax.default_device(devices[0]):
+            model, variables = load_pretrained(name_or_folder, revision=revision, dtype=dtype)
+        return cls(model, variables, devices)
+
+    def encode(self, sigs: Recording | Sequence[Recording], sample_rate: int) -> list[np.ndarray]:
+        """Tokens of each recording.
+
+        Args:
+            sigs: one (samples,) array of floats in [−1, 1], or a list of them of any lengths.
+            sample_rate: their rate in Hz; resampled to 16 kHz where it differs.
+
+        Returns:
+            One (tokens,) int32 array per recording.
+
+        Raises:
+            AudioError: a recording is empty, not one channel, not floating point, or not finite.
+        """
+        sigs = [self._prepared(sig, sample_rate, f"recording {index}") for index, sig in enumerate(_listed(sigs))]
+        tokens = self._run(self._encode, sigs, self._samples)
+        return [toks[: count.samples_to_tokens(self.config, len(sig))] for toks, sig in zip(tokens, sigs, strict=True)]
+
+    def decode(self, tokens: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Audio of each token sequence.
+
+        Args:
+            tokens: one (tokens,) integer array, or a list of them.
+
+        Returns:
+            One (samples,) float32 array per sequence, at `sample_rate_hz`.
+
+        Raises:
+            TokenError: a sequence is empty, not integers, or holds a token outside the codebook.
+        """
+        tokens = self._checked_tokens(tokens)
+        sigs = self._run(self._decode, tokens, self._tokens)
+        return [sig[: count.tokens_to_samples(self.config, len(toks))] for sig, toks in zip(sigs, tokens, strict=True)]
+
+    def qfeats(self, tokens: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Features rebuilt from each token sequence, (frames, dim); raises as `decode` does."""
+        tokens = self._checked_tokens(tokens)
+        feats = self._run(self._rebuild, tokens, self._tokens)
+        return [
+            item[: count.tokens_to_frames(self.config, len(toks))] for item, toks in zip(feats, tokens, strict=True)
+        ]
+
+    def convert_voice(
+        self, sigs: Recording | Sequence[Recording], target: Sequence[Recording], sample_rate: int, *, k: int = 4
+    ) -> list[np.ndarray]:
+        """Say `sigs` in the voice of the `target` recordings: each frame becomes the mean of its nearest neighbours.
+
+        Args:
+            sigs: one (samples,) recording, or a list of them.
+            target: recordings of the target speaker; minutes rather than seconds.
+            sample_rate: rate of all of them in Hz.
+            k: neighbours to average.
+
+        Returns:
+            One (samples,) float32 array per recording, at `sample_rate_hz`.
+
+        Raises:
+            AudioError: as `encode`, or the target recordings are too short for `k` frames.
+        """
+        matching_set = np.concatenate(self.qfeats(self.encode(target, sample_rate)))
+        if len(matching_set) < k:
+            raise AudioError(f"the target recordings give {len(matching_set)} frames, fewer than k = {k}; add speech")
+        points = len(matching_set)
+        padded = np.pad(matching_set, ((0, self._frames.bucket(points) - points), (0, 0)))
+        padded, real = jax.device_put((padded, np.arange(len(padded)) < points), self._replicated)
+
+        def say(variables, qfeats, frames):
+            return self._vocode(variables, self._nearest(qfeats, padded, real, k=k), frames)
+
+        qfeats = self.qfeats(self.encode(sigs, sample_rate))
+        converted = self._run(say, qfeats, self._frames)
+        return [sig[: count.frames_to_samples(self.config, len(q))] for sig, q in zip(converted, qfeats, strict=True)]
+
+    def _compiled(self, method: str) -> Callable[..., jax.Array]:
+        def step(variables: Variables, x: jax.Array, lengths: jax.Array) -> Any:
+            return self.model.apply(variables, x, lengths, method=method)
+
+        return jax.jit(step)
+
+    def _prepared(self, sig: Recording, sample_rate: int, name: str) -> np.ndarray:
+        return audio.checked(audio.resample(audio.checked(sig, name), sample_rate, SAMPLE_RATE_HZ), name)
+
+    def _checked_tokens(self, tokens: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
+        size = self.config.quantizer.codebook_size
+        return [check_tokens(toks, size, f"token sequence {index}") for index, toks in enumerate(_listed(tokens))]
+
+    def _run(self, step: Callable, items: list[np.ndarray], axis: "Axis") -> list[np.ndarray]:
+        """Apply a compiled step to items of many lengths; results in the items' order, still padded."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for index, item in enumerate(items):
+            by_length[axis.bucket(len(item))].append(index)
+        results: list[Any] = [None] * len(items)
+        for length, indices in by_length.items():
+            most = _power_of_two_below(max(1, int(BATCH_SECONDS * axis.rate_hz / length))) * self._num_devices
+            for first in range(0, len(indices), most):
+                members = indices[first : first + most]
+                batch, lengths = self._batch([items[index] for index in members], length)
+                output = np.asarray(step(self.variables, *jax.device_put((batch, lengths), self._batch_sharding)))
+                for index, row in zip(members, output, strict=False):  # the last rows may be filling
+                    results[index] = row
+        return results
+
+    def _batch(self, items: list[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items padded to `length`, and as many rows as the devices share evenly, a power of two each."""
+        per_device = -(-len(items) // self._num_devices)
+        rows = self._num_devices * (1 << (per_device - 1).bit_length())
+        batch = np.zeros((rows, length, *items[0].shape[1:]), items[0].dtype)
+        for row, item in zip(batch, items, strict=False):
+            row[: len(item)] = item
+        return batch, np.array([len(item) for item in items] + [1] * (rows - len(items)), np.int32)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a length counts: `quantum` of them make the smallest useful step, `rate_hz` of them a second."""
+
+    quantum: int
+    rate_hz: float
+
+    def bucket(self, length: int) -> int:
+        """The padded length: one of a series that grows by a quarter."""
+        quanta = 16
+        while quanta * self.quantum < length:
+            quanta = -(-quanta * 5 // 4)
+        return quanta * self.quantum
+
+
+def _power_of_two_below(n: int) -> int:
+    return 1 << (n.bit_length() - 1)
+
+
+def check_tokens(tokens: np.ndarray, codebook_size: int, name: str = "the token sequence") -> np.ndarray:
+    """A token sequence as one-dimensional int32.
+
+    Raises:
+        TokenError: empty, not integers, not one-dimensional, or a token lies outside the codebook.
+    """
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or tokens.size == 0:
+        raise TokenError(f"{name} has shape {tokens.shape}; give at least one token, an array of shape (tokens,)")
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise TokenError(f"{name} holds {tokens.dtype} values; tokens are integers")
+    outside = np.flatnonzero((tokens < 0) | (tokens >= codebook_size))
+    if outside.size:
+        first = outside[0]
+        raise TokenError(
+            f"{name} has token {tokens[first]} at position {first}; this codebook is 0 to {codebook_size - 1}"
+        )
+    return tokens.astype(np.int32)
+
+
+def local_devices(kind: str | None):
+    """This machine's devices of a kind: `cpu`, `gpu`, `tpu`, or None for the best there is.
+
+    Raises:
+        FocalCodecError: there is none of that kind.
+    """
+    try:
+        return jax.local_devices(backend=kind)
+    except RuntimeError as error:
+        here = ", ".join(sorted({device.platform for device in jax.local_devices()}))
+        raise FocalCodecError(f"no {kind} on this machine, or jax is installed without it; it has {here}") from error
+
+
+def _listed(items: Any) -> list[Any]:
+    return [items] if isinstance(items, np.ndarray | jax.Array) and items.ndim == 1 else list(items)

@@ -1,0 +1,81 @@
+"""Token files: `.npy` (one sequence), `.npz` and `.json` (several, keyed by file name), or a folder of `.npy`."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from focalcodec_jax.errors import TokenError
+from focalcodec_jax.files import written_whole
+
+Tokens = Mapping[str, np.ndarray]
+
+
+def write(path: Path, tokens: Tokens) -> None:
+    """Write token sequences in the format that `path` ends in; no ending means a folder.
+
+    Raises:
+        TokenError: `.npy` for several sequences, an unknown ending, or two names that would share a file.
+        OSError: cannot be written.
+    """
+    if path.suffix == ".npy":
+        (toks,) = tokens.values()
+        with written_whole(path) as part:
+            np.save(part, toks)
+    elif path.suffix == ".npz":
+        with written_whole(path) as part, zipfile.ZipFile(part, "w") as archive:  # np.savez reserves some names
+            for name, toks in tokens.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, toks)
+    elif path.suffix == ".json":
+        with written_whole(path) as part:
+            part.write_text(json.dumps({name: toks.tolist() for name, toks in tokens.items()}) + "\n")
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, toks in tokens.items():
+            with written_whole(path / f"{name}.npy") as part:
+                np.save(part, toks)
+
+
+def check_output(path: Path, count: int) -> None:
+    """Refuse an output that cannot hold `count` sequences before any work is done.
+
+    Raises:
+        TokenError: says what would do.
+    """
+    known = (".npy", ".npz", ".json")
+    if path.suffix and path.suffix not in known and not path.is_dir():
+        raise TokenError(f"{path} does not end in {', '.join(known)}; those or a folder hold tokens")
+    if path.suffix == ".npy" and count > 1:
+        raise TokenError(f"{path} holds one token sequence and there are {count}; give a folder, .npz or .json")
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Token sequences of a file or folder, by name.
+
+    Raises:
+        TokenError: no such file, not a token file, or truncated.
+    """
+    if path.is_dir():
+        found = sorted(path.glob("*.npy"))
+        if not found:
+            raise TokenError(f"{path} holds no .npy files")
+        return {item.name.removesuffix(".npy"): read(item)[item.stem] for item in found}
+    if not path.exists():
+        raise TokenError(f"{path} does not exist")
+    try:
+        if path.suffix == ".npy":
+            return {path.stem: np.load(path, allow_pickle=False)}
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return dict(archive)
+        if path.suffix == ".json":
+            content = json.loads(path.read_text())
+            if not isinstance(content, dict):
+                raise ValueError('give an object such as {"a.wav": [17, 4099]}')
+            return {name: np.array(toks) for name, toks in content.items()}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise TokenError(f"{path} is not a readable token file: {error}") from error
+    raise TokenError(f"{path} does not end in .npy, .npz or .json")

@@ -1,0 +1,55 @@
+"""Voice conversion by nearest neighbours (Baas et al., "Voice conversion with just nearest neighbors", 2023)."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+_BLOCK = 4096  # matching frames compared at once: memory stays (frames × block) however large the set
+
+
+def nearest(
+    qfeats: Float[Array, "batch frames dim"],
+    matching_set: Float[Array, "points dim"],
+    real: Bool[Array, " points"] | None = None,
+    *,
+    k: int = 4,
+) -> Float[Array, "batch frames dim"]:
+    """Replace each frame by the mean of its `k` nearest neighbours in a matching set, by cosine distance.
+
+    Args:
+        qfeats: frames of the speech to convert.
+        matching_set: frames of the target voice.
+        real: False on padded frames of the matching set, which are never chosen. At least `k` must be real.
+
+    Raises:
+        ValueError: the matching set holds fewer than `k` frames.
+    """
+    if matching_set.shape[0] < k:
+        raise ValueError(f"the matching set holds {matching_set.shape[0]} frames, fewer than k = {k}")
+    points = matching_set.shape[0]
+    if real is None:
+        real = jnp.ones(points, bool)
+    query = _unit(qfeats.reshape(-1, qfeats.shape[-1]))
+    block = min(_BLOCK, points)
+    padding = -points % block
+    blocks = jnp.pad(_unit(matching_set), ((0, padding), (0, 0))).reshape(-1, block, query.shape[-1])
+    real_blocks = jnp.pad(real, (0, padding)).reshape(-1, block)
+
+    def merge(best, block_number):
+        scores, indices = best
+        similarity = jnp.einsum("qd,pd->qp", query, blocks[block_number], precision=lax.Precision.HIGHEST)
+        similarity = jnp.where(real_blocks[block_number], similarity, -jnp.inf)
+        candidates = jnp.concatenate([scores, similarity], axis=1)
+        here = jnp.broadcast_to(block_number * block + jnp.arange(block), similarity.shape)
+        scores, chosen = lax.top_k(candidates, k)
+        return (scores, jnp.take_along_axis(jnp.concatenate([indices, here], axis=1), chosen, axis=1)), None
+
+    start = (jnp.full((query.shape[0], k), -jnp.inf), jnp.zeros((query.shape[0], k), jnp.int32))
+    (_, indices), _ = lax.scan(merge, start, jnp.arange(blocks.shape[0]))
+    return matching_set[indices].mean(axis=1).reshape(qfeats.shape)
+
+
+def _unit(x: Float[Array, "points dim"]) -> Float[Array, "points dim"]:
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-24))

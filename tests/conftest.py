@@ -1,0 +1,63 @@
+"""Shared fixtures. Shapes in annotations are checked while the tests run."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("focalcodec_jax", "beartype.beartype")
+
+from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from functools import cache  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
+
+from focalcodec_jax import FocalCodec, load_pretrained  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "golden"
+CODECS = sorted(path.parent.name for path in GOLDEN.glob("*/config.json") if not path.parent.name.startswith("wavlm"))
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A reference model and what the original computed with it, by input length."""
+
+    name: str
+    model: FocalCodec
+    variables: Any
+    cases: dict[int, dict[str, np.ndarray]]
+    apply: Callable[..., np.ndarray]
+    """apply(method, x, lengths=None), jitted."""
+
+
+@cache
+def load_golden(name: str) -> Golden:
+    model, variables = load_pretrained(GOLDEN / name)
+    cases: dict[int, dict[str, np.ndarray]] = {}
+    for key, array in load_file(GOLDEN / name / "io.safetensors").items():
+        length, field = key.split(".", 1)
+        cases.setdefault(int(length), {})[field] = array
+
+    @jax.jit(static_argnums=1)
+    def step(variables, method, x, lengths):
+        args = (x,) if lengths is None else (x, lengths)
+        return model.apply(variables, *args, method=method)
+
+    def apply(method, x, lengths=None):
+        return jax.tree.map(np.asarray, step(variables, method, x, lengths))
+
+    return Golden(name, model, variables, cases, apply)
+
+
+@pytest.fixture(params=CODECS)
+def golden(request) -> Golden:
+    return load_golden(request.param)
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference over the largest value of the reference `b`."""
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max() / np.abs(b).max())
