@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from focalcodec_jax.codec import FocalCodec
+from focalcodec_jax.codec import FocalCodec, initialize
 from focalcodec_jax.config import CodecConfig
 from focalcodec_jax.convert import mapping, official, wavlm
 from focalcodec_jax.convert.files import WEIGHT_NAMES, find_weights, read_pickled, read_tensors, to_numpy
@@ -125,8 +124,7 @@ def _around_wavlm(
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith("encoder/")}
     encoder = mapping.translate(mapping.OFFICIAL, renamed, shapes)
     model = FocalCodec(config)
-    sig = jnp.zeros((1, config.encoder.samples_per_frame))
-    fresh = flatten_dict(jax.jit(model.init)(jax.random.key(seed), sig)["params"], sep="/")
+    fresh = flatten_dict(initialize(model, jax.random.key(seed))["params"], sep="/")
     return Imported(model, _variables(fresh | encoder), layout, dropped, ("compressor", "decompressor", "decoder"))
 
 

@@ -6,7 +6,11 @@
 result is what it would be alone, whatever lies past its end.
 """
 
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -85,9 +89,7 @@ class FocalCodec(nn.Module):
         frames = None if lengths is None else count.tokens_to_frames(self.config, lengths)
         return self.feats_to_sig(self.toks_to_qfeats(toks, lengths), frames)
 
-    def __call__(
-        self, sig: Sig, lengths: Lengths = None
-    ) -> tuple[Toks, Codes, Float[Array, "batch samples_out"]]:
+    def __call__(self, sig: Sig, lengths: Lengths = None) -> tuple[Toks, Codes, Float[Array, "batch samples_out"]]:
         """Through the whole codec.
 
         Returns:
@@ -103,3 +105,9 @@ class FocalCodec(nn.Module):
         if lengths is not None:
             decoded = zero_padding(decoded[..., None], count.samples_in_to_out(self.config, lengths))[..., 0]
         return toks, codes, decoded
+
+
+@partial(jax.jit, static_argnums=0)
+def initialize(model: FocalCodec, key: jax.Array) -> Any:
+    """Fresh random variables; compiled once per configuration."""
+    return model.init(key, jnp.zeros((1, model.config.encoder.samples_per_frame)))

@@ -4,18 +4,22 @@ Float32 means float32: every matrix product asks for `Precision.HIGHEST`, becaus
 GPUs and bfloat16 passes on TPUs, which flips tokens.
 """
 
+import math
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 Dtype = DTypeLike
-gelu = partial(jax.nn.gelu, approximate=False)  # the published models use the exact (erf) form
+
+
+def gelu(x: Array) -> Array:
+    """The exact form, as PyTorch computes it: on CPU twice as fast as the erfc form of `jax.nn.gelu`."""
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
 def precision(dtype: Dtype) -> lax.Precision:

@@ -3,10 +3,11 @@
 from typing import TypeVar
 
 import jax
+import numpy as np
 
 from focalcodec_jax.config import CodecConfig
 
-N = TypeVar("N", int, jax.Array)
+N = TypeVar("N", int, np.ndarray, jax.Array)
 
 
 def at_least_one(n: N) -> N:

@@ -16,7 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save
 
-from focalcodec_jax.codec import FocalCodec
+from focalcodec_jax.codec import FocalCodec, initialize
 from focalcodec_jax.config import PRESETS, CodecConfig, DType
 from focalcodec_jax.convert import mapping, official
 from focalcodec_jax.convert.files import find_weights, read_tensors
@@ -93,8 +93,7 @@ def save_pretrained(
 def parameter_shapes(config: CodecConfig) -> dict[str, tuple[int, ...]]:
     """Path and shape of every parameter, without making any."""
     model = FocalCodec(config)
-    sig = jax.ShapeDtypeStruct((1, config.encoder.samples_per_frame), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), sig)["params"]
+    params = jax.eval_shape(lambda key: initialize(model, key), jax.random.key(0))["params"]
     shapes: dict[str, Any] = flatten_dict(jax.tree.map(lambda leaf: leaf.shape, params), sep="/")
     return shapes
 

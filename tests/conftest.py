@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook("focalcodec_jax", "beartype.beartype")
+install_import_hook("focalcodec_jax", "typecheck.check")
 
 from collections.abc import Callable  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
@@ -33,6 +33,21 @@ class Golden:
     """apply(method, x, lengths=None), jitted."""
 
 
+def applied(model: FocalCodec, variables: Any) -> Callable[..., Any]:
+    """apply(method, x, lengths=None), jitted, arrays in and out."""
+
+    def step(variables, method, x, lengths):
+        args = (x,) if lengths is None else (x, lengths)
+        return model.apply(variables, *args, method=method)
+
+    jitted = jax.jit(step, static_argnums=1)
+
+    def apply(method, x, lengths=None):
+        return jax.tree.map(np.asarray, jitted(variables, method, x, lengths))
+
+    return apply
+
+
 @cache
 def load_golden(name: str) -> Golden:
     model, variables = load_pretrained(GOLDEN / name)
@@ -40,16 +55,7 @@ def load_golden(name: str) -> Golden:
     for key, array in load_file(GOLDEN / name / "io.safetensors").items():
         length, field = key.split(".", 1)
         cases.setdefault(int(length), {})[field] = array
-
-    @jax.jit(static_argnums=1)
-    def step(variables, method, x, lengths):
-        args = (x,) if lengths is None else (x, lengths)
-        return model.apply(variables, *args, method=method)
-
-    def apply(method, x, lengths=None):
-        return jax.tree.map(np.asarray, step(variables, method, x, lengths))
-
-    return Golden(name, model, variables, cases, apply)
+    return Golden(name, model, variables, cases, applied(model, variables))
 
 
 @pytest.fixture(params=CODECS)

@@ -86,7 +86,9 @@ def hub(monkeypatch, tmp_path):
 
     with stand_in.serve({REPOSITORY: GOLDEN / "offline_50hz"}) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         yield server
 
@@ -125,7 +127,9 @@ def test_broken_download_is_one_error_and_the_next_try_succeeds(hub):
 
 def test_offline_cache_through_the_environment(tmp_path):
     """As a user sets it: HF_ENDPOINT, HF_HOME, then HF_HUB_OFFLINE with the hub gone."""
-    script = f"from focalcodec_jax import load_pretrained; print(load_pretrained({REPOSITORY!r})[0].config.token_rate_hz)"
+    script = (
+        f"from focalcodec_jax import load_pretrained; print(load_pretrained({REPOSITORY!r})[0].config.token_rate_hz)"
+    )
 
     def run(**environment: str) -> subprocess.CompletedProcess:
         env = os.environ | {"HF_HOME": str(tmp_path / "home")} | environment
