@@ -46,18 +46,18 @@ def istft(
         lengths: real frames of each item; what lies past them reaches no sample.
 
     Returns:
-        Exactly `hop_length` samples per frame: (n_fft − hop_length) / 2 are cut at both ends.
+        Exactly `hop_length` samples per frame: (n_fft − hop_length) / 2 are cut at both ends. Silence past an item's
+        last frame.
     """
     num_frames, n_fft = frames.shape[1:]
     window = hann_window(n_fft)
     if lengths is None:
-        real = jnp.ones((1, num_frames, 1), jnp.float32)
-    else:
-        real = frame_mask(lengths, num_frames)[..., None]
-        frames = jnp.where(real, frames, 0)
-    signal = overlap_add(frames * window, hop_length)
+        lengths = jnp.full(1, num_frames)
+    real = frame_mask(lengths, num_frames)[..., None]
+    signal = overlap_add(jnp.where(real, frames, 0) * window, hop_length)
     envelope = overlap_add(real * window**2, hop_length)
     cut = (n_fft - hop_length) // 2
     kept = slice(cut, cut + num_frames * hop_length)
     signal, envelope = signal[:, kept], envelope[:, kept]
-    return jnp.where(envelope > 1e-11, signal / jnp.where(envelope > 1e-11, envelope, 1), 0)
+    covered = frame_mask(lengths * hop_length, num_frames * hop_length) & (envelope > 1e-11)
+    return jnp.where(covered, signal / jnp.where(covered, envelope, 1), 0)

@@ -16,6 +16,7 @@ from focalcodec_jax.layers import (
     Conv,
     Dtype,
     FeedForward,
+    by_item,
     frame_mask,
     gelu,
     layer_norm,
@@ -228,16 +229,30 @@ class Transformer(nn.Module):
     config: EncoderConfig
     dtype: Dtype
 
-    @nn.compact
+    def setup(self):
+        self.positional_embedding = PositionalEmbedding(self.config, self.dtype)
+        self.relative_embedding = RelativeBias(self.config)
+        self.layers = [TransformerLayer(self.config, self.dtype) for _ in range(self.config.num_layers)]
+
     def __call__(self, x: Float[Array, "batch frames dim"], lengths: Lengths) -> Float[Array, "batch frames dim"]:
-        x = x + PositionalEmbedding(self.config, self.dtype, name="positional_embedding")(x, lengths)
-        bias = RelativeBias(self.config, name="relative_embedding")(x.shape[1])
+        x = x + self.positional_embedding(x, lengths)
+        bias = self.relative_embedding(x.shape[1])
         if self.config.causal:
             mask = chunk_mask(self.config, x.shape[1], lengths)
         else:
             mask = None if lengths is None else frame_mask(lengths, x.shape[1])[:, None, None]
-        for index in range(self.config.num_layers):
-            x = TransformerLayer(self.config, self.dtype, name=f"layers_{index}")(x, bias, mask)
+        if self.is_initializing():
+            return self.transform(x, bias, mask)
+        module, variables = self.unbind()
+
+        def transform(x: Array, mask: Array | None) -> Array:
+            return module.apply(variables, x, bias, mask, method="transform")
+
+        return by_item(transform, x, mask)
+
+    def transform(self, x: Array, bias: Array, mask: Array | None) -> Float[Array, "batch frames dim"]:
+        for layer in self.layers:
+            x = layer(x, bias, mask)
         return x
 
 

@@ -27,12 +27,10 @@ def test_end_to_end(golden: Golden):
     for length, case in golden.cases.items():
         lats = golden.apply("sig_to_lats", case["sig"])
         assert relative_error(lats, case["lats"]) <= WHOLE
-        toks = golden.apply("sig_to_toks", case["sig"])
         sure = (np.abs(case["lats"]) > NEAR_ZERO).all(axis=-1)
         assert sure.all(), f"{golden.name} {length}: the golden files hold no latent this close to zero"
-        np.testing.assert_array_equal(toks, case["toks"])
-        assert relative_error(golden.apply("toks_to_qfeats", toks), case["qfeats"]) <= WHOLE
-        assert np.abs(golden.apply("toks_to_sig", toks) - case["sig_out"]).max() <= AUDIO
+        np.testing.assert_array_equal(golden.apply("lats_to_toks", lats), case["toks"])
+        assert np.abs(golden.apply("toks_to_sig", case["toks"]) - case["sig_out"]).max() <= AUDIO
 
 
 def test_whole_codec_keeps_the_duration():
