@@ -1,0 +1,83 @@
+"""How many tokens bfloat16 changes: the miss rate against float32, on recordings.
+
+    python benchmarks/dtype.py --checkpoint lucadellalib/focalcodec_50hz --audio speech/
+    python benchmarks/dtype.py --preset focalcodec_50hz
+
+With --preset the weights are random, and the compressor's last layer is centred and scaled on the recordings: without
+that, random latents hardly vary and no token would ever flip.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich import print
+
+from focalcodec_jax import CodecConfig, FocalCodec, audio, load_pretrained
+from focalcodec_jax.codec import initialize
+from focalcodec_jax.pretrained import SAMPLE
+
+
+def main(
+    checkpoint: Annotated[str | None, typer.Option(help="Name or folder of trained weights.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="Without a checkpoint: the model to fill with random weights.")
+    ] = "focalcodec_50hz",
+    recordings: Annotated[Path, typer.Option("--audio", help="A recording or a folder of them.")] = SAMPLE,
+    seconds: Annotated[float, typer.Option(help="Stop after this much audio.")] = 60.0,
+) -> None:
+    sigs = read(recordings, seconds)
+    if checkpoint:
+        model, variables = load_pretrained(checkpoint)
+    else:
+        model = FocalCodec(CodecConfig.preset(preset))
+        variables = varied(model, initialize(model, jax.random.key(0)), sigs[0])
+    exact = latents(model, variables, sigs)
+    rounded = latents(FocalCodec(replace(model.config, dtype="bfloat16")), variables, sigs)
+    flipped = (exact > 0) != (rounded > 0)
+    print(
+        f"{checkpoint or preset + ' (random weights)'}, {sum(map(len, sigs)) / 16000:.0f} s of audio: bfloat16 changes "
+        f"{flipped.any(axis=-1).mean():.1%} of {len(exact)} tokens, {flipped.mean():.2%} of their bits; "
+        f"median latent error {np.median(np.abs(exact - rounded)):.1e} where the median latent is "
+        f"{np.median(np.abs(exact)):.2f}"
+    )
+
+
+def read(recordings: Path, seconds: float) -> list[np.ndarray]:
+    """Pieces of five seconds, one shape for all."""
+    files = audio.recordings(recordings) if recordings.is_dir() else [recordings]
+    size, pieces = 5 * audio.SAMPLE_RATE_HZ, []
+    for file in files:
+        sig = audio.read(file)
+        pieces += [sig[start : start + size] for start in range(0, len(sig) - size + 1, size)]
+        if len(pieces) * 5 >= seconds:
+            break
+    return pieces
+
+
+def latents(model: FocalCodec, variables: Any, sigs: list[np.ndarray]) -> np.ndarray:
+    step = jax.jit(lambda variables, sig: model.apply(variables, sig, method="sig_to_lats"))
+    return np.concatenate([np.asarray(step(variables, sig[None]))[0] for sig in sigs])
+
+
+def varied(model: FocalCodec, variables: Any, sig: np.ndarray) -> Any:
+    """Centre and scale the compressor's last layer, so that latents spread over all their signs."""
+
+    def capture(variables, sig):
+        return model.apply(variables, sig, method="sig_to_lats", capture_intermediates=True, mutable=["intermediates"])
+
+    kept = jax.jit(capture)(variables, jnp.asarray(sig)[None])[1]
+    out = kept["intermediates"]["compressor"]["out_proj"]["__call__"][0][0]
+    mean, spread = out.mean(axis=0), out.std(axis=0)
+    layer = variables["params"]["compressor"]["out_proj"]
+    layer = {"kernel": layer["kernel"] / spread, "bias": (layer["bias"] - mean) / spread}
+    params = variables["params"]
+    return {"params": params | {"compressor": params["compressor"] | {"out_proj": layer}}}
+
+
+if __name__ == "__main__":
+    typer.run(main)
