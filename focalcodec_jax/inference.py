@@ -21,8 +21,9 @@ from focalcodec_jax.errors import AudioError, FocalCodecError, TokenError
 from focalcodec_jax.pretrained import UNTRAINED, Variables, load_pretrained
 
 Recording = np.ndarray
-BATCH_SECONDS = 120.0
-"""Most audio, padding included, that one device is given at once."""
+BATCH_SECONDS = {"cpu": 10.0, "gpu": 120.0, "tpu": 120.0}
+"""Most audio, padding included, that one device is given at once. On a CPU large batches leave the cache: they encode
+more slowly than one recording after the other, and take more memory."""
 
 
 class Codec:
@@ -47,6 +48,7 @@ class Codec:
         self._tokens = Axis(1, model.config.token_rate_hz)
         self._frames = Axis(1, model.config.frame_rate_hz)
         self._num_devices = len(devices)
+        self._batch_seconds = BATCH_SECONDS[devices[0].platform]
         self._batch_sharding = NamedSharding(mesh, PartitionSpec("data"))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self.variables = jax.device_put(variables, self._replicated)
@@ -170,7 +172,7 @@ class Codec:
             by_length[axis.bucket(len(item))].append(index)
         results: list[Any] = [None] * len(items)
         for length, indices in by_length.items():
-            most = _power_of_two_below(max(1, int(BATCH_SECONDS * axis.rate_hz / length))) * self._num_devices
+            most = _power_of_two_below(max(1, int(self._batch_seconds * axis.rate_hz / length))) * self._num_devices
             for first in range(0, len(indices), most):
                 members = indices[first : first + most]
                 batch, lengths = self._batch([items[index] for index in members], length)

@@ -132,7 +132,7 @@ def fetch(repository: str, names: tuple[str, ...], *, revision: str | None = Non
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HFValidationError,
-        HTTPError,  # of the HTTP library that this huggingface_hub is built on; its own errors derive from it
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of whichever HTTP library the client is built on
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,

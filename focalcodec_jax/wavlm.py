@@ -6,9 +6,9 @@ The causal variant (FocalCodec-Stream) pads on the left only and attends in chun
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from focalcodec_jax.config import EncoderConfig
@@ -16,7 +16,6 @@ from focalcodec_jax.layers import (
     Conv,
     Dtype,
     FeedForward,
-    by_item,
     frame_mask,
     gelu,
     layer_norm,
@@ -29,84 +28,43 @@ from focalcodec_jax.layers import (
 from focalcodec_jax.lengths import conv_frames
 
 Lengths = Int[Array, " batch"] | None
-# Frames that the feature extractor computes at a time on CPU, all items together, and at least for each: measured.
-MAX_PIECE, MIN_PIECE = 128, 16
 
 
 class ConvLayer(nn.Module):
-    """One layer of the feature extractor: convolution without padding → LayerNorm → GELU."""
+    """One layer of the feature extractor: convolution → LayerNorm → GELU."""
 
     config: EncoderConfig
     index: int
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch steps dim"]) -> Float[Array, "batch steps_out dim_out"]:
+    def __call__(self, x: Float[Array, "batch steps dim"], lengths: Lengths) -> Float[Array, "batch steps_out dim_out"]:
         dim, kernel_size, stride = (
             values[self.index] for values in (self.config.hidden_dims, self.config.kernel_sizes, self.config.strides)
         )
+        if self.config.causal:
+            x = repeat_first(x, kernel_size - 1)
+        else:
+            # Only an item shorter than the kernel reads past its end; it reads zeros (parity: at each layer anew).
+            x = pad_frames(zero_padding(x, lengths), 0, max(0, kernel_size - x.shape[1]))
         x = Conv(dim, kernel_size, stride=stride, use_bias=False, dtype=self.dtype, name="conv")(x)
         return gelu(layer_norm(self.dtype, "norm")(x))
 
 
 class FeatureExtractor(nn.Module):
-    """Seven strided convolutions: one frame per 320 samples.
-
-    On CPU a long recording goes through in pieces, which then stay in the cache: less time, and memory that does not
-    grow with the recording. Each frame reads `receptive_field` samples, so pieces that overlap change nothing.
-    """
+    """Seven strided convolutions: one frame per 320 samples."""
 
     config: EncoderConfig
     dtype: Dtype
 
-    def setup(self):
-        self.layers = [ConvLayer(self.config, index, self.dtype) for index in range(len(self.config.strides))]
-
+    @nn.compact
     def __call__(self, sig: Float[Array, "batch samples"], lengths: Lengths) -> Float[Array, "batch frames dim"]:
-        config, x = self.config, sig[..., None].astype(self.dtype)
-        frames, hop = sig.shape[1], config.samples_per_frame
-        for kernel_size, stride in zip(config.kernel_sizes, config.strides, strict=True):
-            frames = conv_frames(frames, kernel_size, stride, config.causal)
-        if config.causal:  # a constant past stays constant, so this repeats the first input of every layer
-            x, lengths = repeat_first(x, receptive_field(config) - 1), None
-        pieces = -(-frames // max(MIN_PIECE, MAX_PIECE // sig.shape[0]))
-        if pieces == 1 or self.is_initializing():
-            return self.extract(x, lengths)
-
-        piece = -(-frames // pieces)  # frames; equal pieces waste the least
-        module, variables = self.unbind()
-
-        def whole(variables: dict, x: Array, lengths: Lengths) -> Array:
-            return module.apply(variables, x, lengths, method="extract")
-
-        def in_pieces(variables: dict, x: Array, lengths: Lengths) -> Array:
-            size = (piece - 1) * hop + receptive_field(config)
-            x = pad_frames(x, 0, max(0, (pieces - 1) * piece * hop + size - x.shape[1]))
-
-            def one(start: Int[Array, ""]) -> Array:
-                left = None if lengths is None else jnp.maximum(lengths - start, 0)
-                return whole(variables, lax.dynamic_slice_in_dim(x, start, size, axis=1), left)
-
-            y = jnp.moveaxis(lax.map(one, jnp.arange(pieces) * piece * hop), 0, 1)
-            return y.reshape(y.shape[0], -1, y.shape[-1])[:, :frames]
-
-        return lax.platform_dependent(variables, x, lengths, cpu=in_pieces, default=whole)
-
-    def extract(self, x: Float[Array, "batch samples 1"], lengths: Lengths) -> Float[Array, "batch frames dim"]:
-        for layer, kernel_size, stride in zip(self.layers, self.config.kernel_sizes, self.config.strides, strict=True):
-            # Only an item shorter than the kernel reads past its end; it reads zeros (parity: at each layer anew).
-            x = layer(pad_frames(zero_padding(x, lengths), 0, max(0, kernel_size - x.shape[1])))
+        x = sig[..., None].astype(self.dtype)
+        for index, (kernel_size, stride) in enumerate(zip(self.config.kernel_sizes, self.config.strides, strict=True)):
+            x = ConvLayer(self.config, index, self.dtype, name=f"layers_{index}")(x, lengths)
             if lengths is not None:
-                lengths = conv_frames(lengths, kernel_size, stride, causal=False)
+                lengths = conv_frames(lengths, kernel_size, stride, self.config.causal)
         return x
-
-
-def receptive_field(config: EncoderConfig) -> int:
-    """Samples that one frame of the feature extractor reads."""
-    samples = 1
-    for kernel_size, stride in reversed(list(zip(config.kernel_sizes, config.strides, strict=True))):
-        samples = (samples - 1) * stride + kernel_size
-    return samples
 
 
 class PositionalEmbedding(nn.Module):
@@ -195,10 +153,8 @@ class Attention(nn.Module):
         scores = scores.astype(jnp.float32) + self.gate(x.reshape(split))[..., None] * bias
         if mask is not None:
             scores = jnp.where(mask, scores, -jnp.inf)
-        # Softmax, but divided by its sum after the product: one pass less over the (query, key) square.
-        weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-        y = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v, precision=precision(self.dtype))
-        y = (y / weights.sum(axis=-1, keepdims=True)).astype(self.dtype)
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        y = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision(self.dtype))
         return linear(dim, self.dtype, "out_proj")(y.transpose(0, 2, 1, 3).reshape(batch, frames, dim))
 
     def gate(self, x: Float[Array, "batch frames heads head_dim"]) -> Float[Array, "batch heads frames"]:
@@ -229,30 +185,16 @@ class Transformer(nn.Module):
     config: EncoderConfig
     dtype: Dtype
 
-    def setup(self):
-        self.positional_embedding = PositionalEmbedding(self.config, self.dtype)
-        self.relative_embedding = RelativeBias(self.config)
-        self.layers = [TransformerLayer(self.config, self.dtype) for _ in range(self.config.num_layers)]
-
+    @nn.compact
     def __call__(self, x: Float[Array, "batch frames dim"], lengths: Lengths) -> Float[Array, "batch frames dim"]:
-        x = x + self.positional_embedding(x, lengths)
-        bias = self.relative_embedding(x.shape[1])
+        x = x + PositionalEmbedding(self.config, self.dtype, name="positional_embedding")(x, lengths)
+        bias = RelativeBias(self.config, name="relative_embedding")(x.shape[1])
         if self.config.causal:
             mask = chunk_mask(self.config, x.shape[1], lengths)
         else:
             mask = None if lengths is None else frame_mask(lengths, x.shape[1])[:, None, None]
-        if self.is_initializing():
-            return self.transform(x, bias, mask)
-        module, variables = self.unbind()
-
-        def transform(x: Array, mask: Array | None) -> Array:
-            return module.apply(variables, x, bias, mask, method="transform")
-
-        return by_item(transform, x, mask)
-
-    def transform(self, x: Array, bias: Array, mask: Array | None) -> Float[Array, "batch frames dim"]:
-        for layer in self.layers:
-            x = layer(x, bias, mask)
+        for index in range(self.config.num_layers):
+            x = TransformerLayer(self.config, self.dtype, name=f"layers_{index}")(x, bias, mask)
         return x
 
 
