@@ -48,7 +48,7 @@ class Codec:
         self._tokens = Axis(1, model.config.token_rate_hz)
         self._frames = Axis(1, model.config.frame_rate_hz)
         self._num_devices = len(devices)
-        self._batch_seconds = BATCH_SECONDS[devices[0].platform]
+        self._batch_seconds = BATCH_SECONDS.get(devices[0].platform, 120.0)
         self._batch_sharding = NamedSharding(mesh, PartitionSpec("data"))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self.variables = jax.device_put(variables, self._replicated)
