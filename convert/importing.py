@@ -54,8 +54,8 @@ def import_checkpoint(source: str, *, preset: str | None = None, layers: int = 6
             tensors = to_numpy(content["model"], path)
             return _around_wavlm(tensors, wavlm.MICROSOFT, sizes, "WavLM (Microsoft)", (preset, layers, seed))
     config_path = path.parent / "config.json"
-    if config_path.is_file() and "model_type" in _json(config_path):
-        sizes = wavlm.hugging_face_sizes(config_path)
+    if config_path.is_file() and "model_type" in (described := _json(config_path)):
+        sizes = wavlm.hugging_face_sizes(described, config_path)
         tensors = read_tensors(path)
         return _around_wavlm(tensors, wavlm.HUGGING_FACE, sizes, "WavLM (Hugging Face)", (preset, layers, seed))
     if config_path.is_file():

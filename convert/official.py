@@ -18,14 +18,16 @@ UNUSED: Mapping[str, str] = {
 _ATTENTION = "encoder.encoder.layers.{i}.attention"
 
 
-def _joined(kind: str) -> Rule:
-    sources = (f"{_ATTENTION}.q_proj.{kind}", f"{_ATTENTION}.k_proj.{kind}", f"{_ATTENTION}.v_proj.{kind}")
-    return Rule(sources, f"{_ATTENTION}.qkv_proj.{kind}", JOIN)
+def joined(prefix: str, target: str) -> tuple[Rule, ...]:
+    """Three projections into one."""
+    return tuple(
+        Rule(tuple(f"{prefix}.{part}_proj.{kind}" for part in "qkv"), f"{target}.qkv_proj.{kind}", JOIN)
+        for kind in ("weight", "bias")
+    )
 
 
 V001: tuple[Rule, ...] = (
-    _joined("weight"),
-    _joined("bias"),
+    *joined(_ATTENTION, _ATTENTION),
     Rule(("compressor.layers.{i}.0.{rest}",), "compressor.layers.{i}.downscale.{rest}"),
     Rule(("compressor.layers.{i}.1.{rest}",), "compressor.layers.{i}.focal_block.{rest}"),
     Rule(("decompressor.layers.{i}.0.{rest}",), "decompressor.layers.{i}.focal_block.{rest}"),

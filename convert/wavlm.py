@@ -1,6 +1,5 @@
 """WavLM in its two layouts, Hugging Face's and Microsoft's → the encoder of a codec, in official v0.0.2 names."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from focalcodec_jax.convert.mapping import Rule, Tensors, Transform, translate
-from focalcodec_jax.convert.official import JOIN, drop
+from focalcodec_jax.convert.official import drop, joined
 from focalcodec_jax.errors import CheckpointError
 
 
@@ -24,14 +23,6 @@ FOLD = Transform("weight norm g, v → w", _fold_weight_norm, None)
 
 def _renamed(source: str, target: str) -> tuple[Rule, ...]:
     return tuple(Rule((f"{source}.{kind}",), f"{target}.{kind}") for kind in ("weight", "bias"))
-
-
-def _joined(prefix: str, target: str) -> tuple[Rule, ...]:
-    """Three projections into one."""
-    return tuple(
-        Rule(tuple(f"{prefix}.{part}_proj.{kind}" for part in "qkv"), f"{target}.qkv_proj.{kind}", JOIN)
-        for kind in ("weight", "bias")
-    )
 
 
 _LAYER, _OURS = "encoder.layers.{i}", "encoder.encoder.layers.{i}"
@@ -52,7 +43,7 @@ HUGGING_FACE: tuple[Rule, ...] = (
     Rule(tuple(f"encoder.pos_conv_embed.conv.weight_{n}" for n in "gv"), f"{_POSITION}.weight", FOLD),
     Rule(("encoder.pos_conv_embed.conv.bias",), f"{_POSITION}.bias"),
     Rule(("encoder.layers.0.attention.rel_attn_embed.weight",), _BIAS_TABLE),
-    *_joined(f"{_LAYER}.attention", f"{_OURS}.attention"),
+    *joined(f"{_LAYER}.attention", f"{_OURS}.attention"),
     *_renamed(f"{_LAYER}.attention.out_proj", f"{_OURS}.attention.out_proj"),
     *_renamed(f"{_LAYER}.attention.gru_rel_pos_linear", f"{_OURS}.attention.gru_rel_pos_linear"),
     Rule((f"{_LAYER}.attention.gru_rel_pos_const",), f"{_OURS}.attention.gru_rel_pos_const"),
@@ -71,7 +62,7 @@ MICROSOFT: tuple[Rule, ...] = (
     Rule(("encoder.pos_conv.0.weight_g", "encoder.pos_conv.0.weight_v"), f"{_POSITION}.weight", FOLD),
     Rule(("encoder.pos_conv.0.bias",), f"{_POSITION}.bias"),
     Rule(("encoder.layers.0.self_attn.relative_attention_bias.weight",), _BIAS_TABLE),
-    *_joined(f"{_LAYER}.self_attn", f"{_OURS}.attention"),
+    *joined(f"{_LAYER}.self_attn", f"{_OURS}.attention"),
     *_renamed(f"{_LAYER}.self_attn.out_proj", f"{_OURS}.attention.out_proj"),
     *_renamed(f"{_LAYER}.self_attn.grep_linear", f"{_OURS}.attention.gru_rel_pos_linear"),
     Rule((f"{_LAYER}.self_attn.grep_a",), f"{_OURS}.attention.gru_rel_pos_const"),
@@ -108,13 +99,12 @@ def encoder_tensors(
     return translate(rules, {name: kept[name] for name in kept.keys() - set(beyond)}), dropped
 
 
-def hugging_face_sizes(path: Path) -> dict[str, Any]:
+def hugging_face_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The encoder's sizes out of a transformers `config.json`, under our names.
 
     Raises:
         CheckpointError: not a WavLM, or one of the base models.
     """
-    config = json.loads(path.read_text())
     if config.get("model_type") != "wavlm":
         raise CheckpointError(f"{path} is of a {config.get('model_type')!r} model, not of WavLM")
     _require_large(config.get("feat_extract_norm") == "layer" and config.get("do_stable_layer_norm"), path)

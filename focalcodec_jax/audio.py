@@ -76,14 +76,23 @@ def write(path: str | Path, sig: np.ndarray, rate_hz: int) -> None:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    if not is_audio_name(path):
-        raise AudioError(f"{path} does not end in an audio format that libsndfile writes, such as .wav or .flac")
+    check_name(path)
     with written_whole(path) as part, open(part, "wb") as file:
         try:
             name = path.suffix[1:].upper()
             soundfile.write(file, np.clip(sig, -1, 1), rate_hz, format={"OPUS": "OGG", "AIF": "AIFF"}.get(name, name))
         except (soundfile.SoundFileError, ValueError) as error:
             raise AudioError(f"{path} cannot be written as {path.suffix} ({error}); .wav always works") from error
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that no format of libsndfile goes by.
+
+    Raises:
+        AudioError: says which endings do.
+    """
+    if not is_audio_name(path):
+        raise AudioError(f"{path} does not end in an audio format that libsndfile writes, such as .wav or .flac")
 
 
 def is_audio_name(path: str | Path) -> bool:

@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from focalcodec_jax import audio, tokenfiles
+from focalcodec_jax.convert.command import app as convert_app
 from focalcodec_jax.errors import AudioError, FocalCodecError
 
 if TYPE_CHECKING:
@@ -261,8 +262,7 @@ def _groups(files: list[Path], size: int = 64) -> Iterator[list[Path]]:
 def _check_audio_output(output: Path, count: int) -> None:
     """Refuse an output before any work is done."""
     if output.suffix and not output.is_dir():
-        if not audio.is_audio_name(output):
-            raise AudioError(f"{output} does not end in an audio format that libsndfile writes, such as .wav or .flac")
+        audio.check_name(output)
         if count > 1:
             raise AudioError(f"{output} is one file and there are {count} results; give a folder")
         if not output.parent.is_dir():
@@ -293,13 +293,7 @@ def _done(what: str, output: Path, started: float) -> None:
     console.print(f"{what}, in {_plain(str(output))} after {elapsed:.1f} s", highlight=False, soft_wrap=True)
 
 
-def _add_convert() -> None:
-    from focalcodec_jax.convert.command import app as convert
-
-    app.add_typer(convert, name="convert")
-
-
-_add_convert()
+app.add_typer(convert_app, name="convert")
 
 if __name__ == "__main__":
     main()

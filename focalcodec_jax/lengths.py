@@ -5,7 +5,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from focalcodec_jax.config import CodecConfig
+from focalcodec_jax.config import CodecConfig, EncoderConfig
 
 N = TypeVar("N", int, np.ndarray, jax.Array)
 
@@ -19,6 +19,13 @@ def conv_frames(n: N, kernel_size: int, stride: int, causal: bool) -> N:
     return (n + stride - 1) // stride if causal else at_least_one((n - kernel_size) // stride + 1)
 
 
+def encoder_frames(config: EncoderConfig, samples: N) -> N:
+    """Frames out of the whole feature extractor."""
+    for kernel_size, stride in zip(config.kernel_sizes, config.strides, strict=True):
+        samples = conv_frames(samples, kernel_size, stride, config.causal)
+    return samples
+
+
 def downscaled(n: N, factor: int, causal: bool) -> N:
     """Frames after a downscaling by `factor`."""
     if causal:
@@ -29,10 +36,7 @@ def downscaled(n: N, factor: int, causal: bool) -> N:
 
 def samples_to_frames(config: CodecConfig, samples: N) -> N:
     """Feature frames of `samples` audio samples at 16 kHz; an input of a single sample gives one frame."""
-    encoder = config.encoder
-    for kernel_size, stride in zip(encoder.kernel_sizes, encoder.strides, strict=True):
-        samples = conv_frames(samples, kernel_size, stride, encoder.causal)
-    return samples
+    return encoder_frames(config.encoder, samples)
 
 
 def frames_to_tokens(config: CodecConfig, frames: N) -> N:

@@ -25,7 +25,7 @@ from focalcodec_jax.layers import (
     repeat_first,
     zero_padding,
 )
-from focalcodec_jax.lengths import conv_frames
+from focalcodec_jax.lengths import conv_frames, encoder_frames
 
 Lengths = Int[Array, " batch"] | None
 
@@ -209,6 +209,5 @@ class WavLM(nn.Module):
         x = FeatureExtractor(self.config, self.dtype, name="feature_extractor")(sig, lengths)
         x = linear(self.config.dim, self.dtype, "feature_proj")(layer_norm(self.dtype, "norm")(x))
         if lengths is not None:
-            for kernel_size, stride in zip(self.config.kernel_sizes, self.config.strides, strict=True):
-                lengths = conv_frames(lengths, kernel_size, stride, self.config.causal)
+            lengths = encoder_frames(self.config, lengths)
         return Transformer(self.config, self.dtype, name="encoder")(x, lengths)
