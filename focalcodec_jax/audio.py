@@ -1,5 +1,6 @@
 """Reading, resampling and writing of audio files."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,20 @@ def read(path: str | Path, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
         raise AudioError(f"{path} is a folder; give an audio file")
     if not path.exists():
         raise AudioError(f"{path} does not exist")
+    return _read(path, str(path), rate_hz)
+
+
+def read_bytes(content: bytes, name: str, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
+    """As `read`, from an audio file's content; errors call it `name`."""
+    return _read(io.BytesIO(content), name, rate_hz)
+
+
+def _read(source: Path | io.BytesIO, name: str, rate_hz: int) -> np.ndarray:
     try:
-        samples, source_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, source_hz = soundfile.read(source, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file needs a rate given
-        raise AudioError(f"{path} is not audio that libsndfile reads ({error}); WAV and FLAC always work") from error
-    return checked(resample(checked(samples.mean(axis=1), str(path)), source_hz, rate_hz), str(path))
+        raise AudioError(f"{name} is not audio that libsndfile reads ({error}); WAV and FLAC always work") from error
+    return checked(resample(checked(samples.mean(axis=1), name), source_hz, rate_hz), name)
 
 
 def write(path: str | Path, sig: np.ndarray, rate_hz: int) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 from focalcodec_jax import audio, tokenfiles
 from focalcodec_jax.convert.command import app as convert_app
 from focalcodec_jax.errors import AudioError, FocalCodecError
+from focalcodec_jax.train.command import app as train_app, prepare
 
 if TYPE_CHECKING:
     from focalcodec_jax.inference import Codec
@@ -56,10 +57,10 @@ AudioFiles = Annotated[
 ]
 
 
-def main() -> None:
+def main(command: typer.Typer | None = None) -> None:
     """Run the command; what is wrong with the input is one line and exit code 2."""
     with reported():
-        app()
+        (command or app)()
 
 
 @contextmanager
@@ -294,6 +295,8 @@ def _done(what: str, output: Path, started: float) -> None:
 
 
 app.add_typer(convert_app, name="convert")
+app.add_typer(train_app, name="train")
+app.command()(prepare)
 
 if __name__ == "__main__":
     main()

@@ -19,3 +19,7 @@ class AudioError(FocalCodecError):
 
 class TokenError(FocalCodecError):
     """A token sequence is missing, unreadable, or holds a token outside the codebook."""
+
+
+class TrainingError(FocalCodecError):
+    """A training run cannot go on: its losses are not finite, or its data cannot be read."""

@@ -29,13 +29,37 @@ def reconstruction(
     from matplotlib.figure import Figure
 
     seconds = len(before[0]) / before[1]
-    top_hz = max(before[1], after[1]) / 2
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, height_ratios=(4, 4, 2))
+    _draw_pair(axes, before, after)
+    values = (toks[:, None] >> np.arange(bits)) & 1
+    rate = f"{len(toks) / seconds:.1f} tokens/s × {bits} bits"
+    axes[2].imshow(values.T, origin="lower", aspect="auto", cmap="gray_r", extent=(0, seconds, 0, bits), vmin=0, vmax=1)
+    axes[2].set(title=f"tokens: {rate}", xlabel="time (s)", ylabel="bit", xlim=(0, seconds))
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=120)
+
+
+def spectrogram_pair(before: np.ndarray, after: np.ndarray, rate_hz: int) -> np.ndarray:
+    """The spectrograms of two (samples,) signals one above the other, as an RGB image (height, width, 3), uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 1, sharex=True)
+    _draw_pair(axes, (before, rate_hz), (after, rate_hz))
+    axes[1].set(xlabel="time (s)")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw_pair(axes, before: tuple[np.ndarray, int], after: tuple[np.ndarray, int]) -> None:
+    """Spectrograms of (signal, rate) into the first two axes, on one scale of frequency and level."""
+    top_hz = max(before[1], after[1]) / 2
     for axis, (sig, rate_hz), title in zip(axes, (before, after), ("input", "output"), strict=False):
-        decibels = _decibels(sig, rate_hz)
         axis.imshow(
-            decibels.T,
+            _decibels(sig, rate_hz).T,
             origin="lower",
             aspect="auto",
             cmap="magma",
@@ -44,13 +68,7 @@ def reconstruction(
             extent=(0, len(sig) / rate_hz, 0, rate_hz / 2000),
         )
         axis.set(title=title, ylabel="frequency (kHz)", ylim=(0, top_hz / 1000), facecolor="black")
-    figure.colorbar(axes[0].images[0], ax=list(axes[:2]), label="level (dB)")
-    values = (toks[:, None] >> np.arange(bits)) & 1
-    rate = f"{len(toks) / seconds:.1f} tokens/s × {bits} bits"
-    axes[2].imshow(values.T, origin="lower", aspect="auto", cmap="gray_r", extent=(0, seconds, 0, bits), vmin=0, vmax=1)
-    axes[2].set(title=f"tokens: {rate}", xlabel="time (s)", ylabel="bit", xlim=(0, seconds))
-    with written_whole(path) as part:
-        figure.savefig(part, dpi=120)
+    axes[0].figure.colorbar(axes[0].images[0], ax=list(axes[:2]), label="level (dB)")
 
 
 def _decibels(sig: np.ndarray, rate_hz: int) -> np.ndarray:

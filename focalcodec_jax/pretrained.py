@@ -62,15 +62,21 @@ def load_pretrained(
 
 
 def save_pretrained(
-    folder: str | Path, model: FocalCodec, variables: Variables, *, metadata: Mapping[str, str] | None = None
+    folder: str | Path,
+    model: FocalCodec,
+    variables: Variables,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Write a codec in the official v0.0.2 layout: `config.json` and `model.safetensors`. It loads back bit for bit.
 
     Args:
         metadata: provenance to keep in the safetensors header, beside this package's version.
+        dtype: float32, or float16 or bfloat16 for a file of half the size, whose weights come back rounded.
 
     Raises:
-        CheckpointError: the variables are not those of the model.
+        CheckpointError: the variables are not those of the model, or there is no such dtype for them.
         OSError: the folder cannot be written; nothing half-written is left.
     """
     folder = Path(folder)
@@ -80,12 +86,15 @@ def save_pretrained(
     wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
     if wrong:
         raise CheckpointError(f"the variables are not those of the model; missing, unknown or misshapen: {wrong}")
+    if dtype not in ("float32", "float16", "bfloat16"):
+        raise CheckpointError(f"weights are kept as float32, float16 or bfloat16, not {dtype!r}")
     tensors = mapping.translate(mapping.TO_OFFICIAL, params)
+    tensors = {name: np.ascontiguousarray(array, jnp.dtype(dtype)) for name, array in tensors.items()}
     header = {"format": "pt", "producer": f"focalcodec_jax {__version__}", **(metadata or {})}
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "model.safetensors") as weights, written_whole(folder / "config.json") as config:
         # safetensors' own writer makes files that only their owner can read
-        weights.write_bytes(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, header))
+        weights.write_bytes(save(tensors, header))
         config.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
 
 

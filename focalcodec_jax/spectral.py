@@ -12,6 +12,26 @@ def hann_window(n_fft: int) -> np.ndarray:
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
 
 
+def stft_magnitude(
+    sig: Float[Array, "batch samples"], n_fft: int, hop_length: int
+) -> Float[Array, "batch frames bins"]:
+    """Magnitudes of Hann-windowed frames, 1 + samples // hop_length of them, frame i centred on sample i · hop_length.
+
+    Zeros stand before the first sample and after the last. The gradient at silence is zero.
+    """
+    pieces = -(-n_fft // hop_length)
+    num_frames = 1 + sig.shape[1] // hop_length
+    total = (num_frames + pieces - 1) * hop_length
+    left = n_fft // 2
+    padded = jnp.pad(sig.astype(jnp.float32), ((0, 0), (left, max(0, total - left - sig.shape[1]))))[:, :total]
+    # Frames are joined from hop-long pieces: slices, whose gradient is an addition and not a scatter.
+    cut = padded.reshape(len(sig), -1, hop_length)
+    frames = jnp.concatenate([cut[:, piece : piece + num_frames] for piece in range(pieces)], axis=-1)[..., :n_fft]
+    spectrum = jnp.fft.rfft(frames * hann_window(n_fft))
+    power = spectrum.real**2 + spectrum.imag**2
+    return jnp.sqrt(jnp.maximum(power, 1e-14))
+
+
 def overlap_add(frames: Float[Array, "*batch frames n_fft"], hop_length: int) -> Float[Array, "*batch samples"]:
     """Add frames at `hop_length` apart, (frames − 1) · hop_length + n_fft samples.
 

@@ -1,0 +1,141 @@
+"""Checkpoints of a run, by Orbax: written beside the training, whole or not at all, and read onto any mesh."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from focalcodec_jax.errors import CheckpointError
+from focalcodec_jax.train.config import CheckpointConfig
+
+policies = ocp.training.preservation_policies
+
+
+class Checkpoints:
+    """`checkpoints/STEP/` in a run folder: the training state, and what the host must know to go on.
+
+    The last few are kept, the best by validation, and every so many. A context manager: leaving it waits for what is
+    being written.
+    """
+
+    def __init__(self, run_dir: Path, config: CheckpointConfig):
+        keep: list[Any] = [
+            policies.LatestN(config.keep_last),
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        if config.keep_every:
+            keep.append(policies.EveryNSteps(config.keep_every))
+        self.folder = run_dir / "checkpoints"
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder.absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *problem) -> None:
+        self._checkpointer.close()
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint."""
+        newest = self._checkpointer.latest
+        return None if newest is None else newest.step
+
+    def save(self, step: int, state: Any, host: Mapping[str, Any], validation_loss: float | None) -> None:
+        """Begin to write a checkpoint; it appears when whole. An earlier one still being written is waited for.
+
+        Raises:
+            OSError: the earlier one could not be written (the disk is full, say). Those before it are intact.
+        """
+        if self.latest == step:
+            return
+        metrics = None if validation_loss is None else {"loss": validation_loss}
+        with _readable(self.folder):
+            self._checkpointer.save_checkpointables_async(
+                step, {"state": state}, custom_metadata=dict(host), metrics=metrics
+            )
+
+    def restore(self, target: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """The state of a step (the latest), laid out as `target` says, and what the host kept with it.
+
+        Raises:
+            CheckpointError: there is none, or it does not hold that state.
+        """
+        with _readable(self.folder):
+            loaded = self._checkpointer.load_checkpointables(step, {"state": target})
+            host = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        return loaded["state"], dict(host or {})
+
+
+class _readable:
+    """Turns Orbax's errors, which hide their cause, into one line."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is None or isinstance(error, KeyboardInterrupt | CheckpointError):
+            return
+        causes = []
+        while error is not None:
+            if isinstance(error, OSError) and error.errno:
+                raise OSError(error.errno, error.strerror, str(self.folder)) from error
+            causes.append(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+            error = error.__cause__ or error.__context__
+        raise CheckpointError(f"{self.folder}: {': '.join(dict.fromkeys(causes))[:500]}")
+
+
+def load_params(run_dir: Path, step: int | None = None) -> tuple[Any, int]:
+    """The trained parts' parameters of a run, as host arrays, and the step they are of: the best by validation where
+    there was one, or else the latest.
+
+    Raises:
+        CheckpointError: the run holds no checkpoint, or none of that step.
+    """
+    folder = run_dir / "checkpoints"
+    if not folder.is_dir():
+        raise CheckpointError(f"{run_dir} holds no checkpoints; give a run folder of `train run`")
+    with ocp.training.Checkpointer(folder.absolute()) as checkpointer, _readable(folder):
+        kept = list(checkpointer.checkpoints)
+        if not kept:
+            raise CheckpointError(f"{folder} holds no whole checkpoint yet")
+        if step is None:
+            scored = [c for c in kept if c.metrics]
+            best = min(scored, key=lambda c: c.metrics["loss"]) if scored else kept[-1]
+            step = best.step
+        elif step not in [c.step for c in kept]:
+            raise CheckpointError(f"{folder} holds no step {step}; it has {', '.join(str(c.step) for c in kept)}")
+        with _partial():
+            target = checkpointer.checkpointables_metadata(step).metadata["state"]["params"]
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), target)
+            shapes = jax.tree.map(lambda leaf: _local(leaf), shapes)
+            loaded = checkpointer.load_checkpointables(step, {"state": {"params": shapes}})
+    return jax.tree.map(jax.device_get, loaded["state"]["params"]), step
+
+
+def _local(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
+
+@functools.cache
+def _context() -> ocp.Context:
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = True
+    return context
+
+
+def _partial():
+    return _context()

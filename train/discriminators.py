@@ -1,0 +1,156 @@
+"""HiFi-GAN's discriminators (Kong et al., 2020): multi-period and multi-scale, weight- and spectral-normalised."""
+
+import math
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from focalcodec_jax.layers import Dtype, precision
+from focalcodec_jax.train.config import DiscriminatorConfig
+
+Kernel = Float[Array, "kernel dim_in_per_group dim_out"]
+
+PERIOD_CHANNELS = (32, 128, 512, 1024, 1024)
+PERIOD_STRIDES = (3, 3, 3, 3, 1)
+SCALE_CHANNELS = (128, 128, 256, 512, 1024, 1024, 1024)
+SCALE_KERNELS = (15, 41, 41, 41, 41, 41, 5)
+SCALE_STRIDES = (1, 2, 2, 4, 4, 1, 1)
+SCALE_GROUPS = (1, 4, 16, 16, 16, 16, 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Judgement:
+    """What one discriminator makes of a batch; the first axis is the batch."""
+
+    scores: Float[Array, "batch *positions"]
+    layers: list[Float[Array, "batch *inner"]]
+    """Activations of every layer, the scores last."""
+
+
+def weight_norm(kernel: Kernel, scale: Float[Array, " dim_out"]) -> Kernel:
+    """Each output channel's kernel at the norm `scale`."""
+    return kernel * (scale * lax.rsqrt((kernel**2).sum(axis=(0, 1))))
+
+
+class NormedConv(nn.Module):
+    """Convolution with zero 'same' padding whose kernel is reparametrised: by its norm per output channel, or by its
+    largest singular value, of which each training step does one power iteration (collection `spectral`)."""
+
+    dim: int
+    kernel_size: int
+    stride: int
+    groups: int
+    spectral: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch frames dim_in"]) -> Float[Array, "batch frames_out dim"]:
+        shape = (self.kernel_size, x.shape[-1] // self.groups, self.dim)
+        bound = 1 / math.sqrt(shape[0] * shape[1])
+        kernel = self.param("kernel", _uniform, bound, shape)
+        bias = self.param("bias", _uniform, bound, (self.dim,))
+        if self.spectral:
+            kernel = kernel / self._largest_singular_value(kernel)
+        else:
+            scale = self.param("scale", lambda _: jnp.sqrt((kernel**2).sum(axis=(0, 1))))
+            kernel = weight_norm(kernel, scale)
+        pad = (self.kernel_size - 1) // 2
+        y = lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.stride,),
+            [(pad, pad)],
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=self.groups,
+            precision=precision(self.dtype),
+        )
+        return y + bias.astype(self.dtype)
+
+    def _largest_singular_value(self, kernel: Kernel) -> Float[Array, ""]:
+        matrix = kernel.reshape(-1, self.dim)  # (kernel · dim_in, dim_out)
+        left = self.variable("spectral", "u", lambda: _unit(jax.random.normal(self.make_rng("params"), (self.dim,))))
+        right = self.variable("spectral", "v", lambda: _unit(lax.stop_gradient(matrix) @ left.value))
+        if self.is_mutable_collection("spectral") and not self.is_initializing():
+            fixed = lax.stop_gradient(matrix)
+            right.value = _unit(jnp.matmul(fixed, left.value, precision=lax.Precision.HIGHEST))
+            left.value = _unit(jnp.matmul(right.value, fixed, precision=lax.Precision.HIGHEST))
+        return jnp.einsum("i,io,o->", right.value, matrix, left.value, precision=lax.Precision.HIGHEST)
+
+
+class PeriodDiscriminator(nn.Module):
+    """Sees every `period`-th sample as a sequence of its own."""
+
+    config: DiscriminatorConfig
+    period: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, sig: Float[Array, "batch samples"]) -> Judgement:
+        batch, samples = sig.shape
+        padded = jnp.pad(sig, ((0, 0), (0, -samples % self.period)), mode="reflect")
+        # The kernels reach along one axis only, so the phases are rows of a larger batch.
+        x = padded.reshape(batch, -1, self.period).swapaxes(1, 2).reshape(batch * self.period, -1, 1)
+        layers = []
+        for index, (dim, stride) in enumerate(zip(PERIOD_CHANNELS, PERIOD_STRIDES, strict=True)):
+            conv = NormedConv(self.config.channels(dim), 5, stride, 1, False, self.dtype, name=f"convs_{index}")
+            x = nn.leaky_relu(conv(x), 0.1)
+            layers.append(x.reshape(batch, self.period, *x.shape[1:]))
+        x = NormedConv(1, 3, 1, 1, False, self.dtype, name="output")(x)
+        layers.append(x.reshape(batch, self.period, *x.shape[1:]))
+        return Judgement(layers[-1].astype(jnp.float32), layers)
+
+
+class ScaleDiscriminator(nn.Module):
+    """Strided, grouped convolutions over the signal at one of its sample rates."""
+
+    config: DiscriminatorConfig
+    spectral: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch samples 1"]) -> Judgement:
+        layers = []
+        shapes = zip(SCALE_CHANNELS, SCALE_KERNELS, SCALE_STRIDES, SCALE_GROUPS, strict=True)
+        for index, (dim, kernel_size, stride, groups) in enumerate(shapes):
+            dim = self.config.channels(dim)
+            groups = math.gcd(groups, dim, x.shape[-1]) if x.shape[-1] > 1 else 1
+            conv = NormedConv(dim, kernel_size, stride, groups, self.spectral, self.dtype, name=f"convs_{index}")
+            x = nn.leaky_relu(conv(x), 0.1)
+            layers.append(x)
+        x = NormedConv(1, 3, 1, 1, self.spectral, self.dtype, name="output")(x)
+        return Judgement(x.astype(jnp.float32), [*layers, x])
+
+
+class Discriminators(nn.Module):
+    """All of them, judging a batch of signals (batch, samples)."""
+
+    config: DiscriminatorConfig
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, sig: Float[Array, "batch samples"]) -> list[Judgement]:
+        judgements = [
+            PeriodDiscriminator(self.config, period, self.dtype, name=f"period_{period}")(sig)
+            for period in self.config.periods
+        ]
+        x = sig[..., None]
+        for scale in range(self.config.num_scales):
+            if scale:
+                # Zeros at the edges count in the average, as in the original's pooling.
+                x = nn.avg_pool(x, (4,), (2,), [(2, 2)], count_include_pad=True)
+            judgements.append(ScaleDiscriminator(self.config, scale == 0, self.dtype, name=f"scale_{scale}")(x))
+        return judgements
+
+
+def _unit(x: Float[Array, " dim"]) -> Float[Array, " dim"]:
+    return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)
+
+
+def _uniform(key: jax.Array, bound: float, shape: tuple[int, ...]) -> Array:
+    """PyTorch's default for convolutions."""
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

@@ -1,0 +1,403 @@
+"""A training run: restore or begin, step, log, validate, save, stop well."""
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+from jax.experimental import multihost_utils
+from rich.console import Console
+
+from focalcodec_jax.errors import ConfigError, TrainingError
+from focalcodec_jax.train import flops, sharding
+from focalcodec_jax.train.checkpoint import Checkpoints
+from focalcodec_jax.train.config import OptimizerConfig, TrainConfig
+from focalcodec_jax.train.data import Pipeline, select
+from focalcodec_jax.train.log import Log, usage
+from focalcodec_jax.train.progress import Progress
+from focalcodec_jax.train.start import starting_codec
+from focalcodec_jax.train.step import Trainer
+
+CONFIG = "config.yaml"
+
+
+@dataclass
+class Host:
+    """What the host keeps beside the training state, saved with each checkpoint."""
+
+    rate_factor: float = 1.0
+    """NewBob's product so far."""
+    last_validation: float | None = None
+    seconds: float = 0.0
+    """Time trained, over all resumptions."""
+
+
+def run(config: TrainConfig, run_dir: Path, console: Console) -> None:
+    """Train until the configured end, or until asked to stop; the same call goes on where it stopped.
+
+    Raises:
+        ConfigError: an impossible mesh, or a run folder of another configuration.
+        AudioError: no recordings, or too many that cannot be read.
+        CheckpointError: the codec to begin from, or a checkpoint to go on from, cannot be read.
+        TrainingError: losses or gradients stayed not finite.
+        OSError: a checkpoint could not be written.
+    """
+    mesh = sharding.make_mesh(config.mesh, config.data.batch_size)
+    first = jax.process_index() == 0
+    changes = claim(run_dir, config, first)
+    with console.status("loading the codec"):
+        model, params = starting_codec(config, run_dir, mesh)
+    trainer = Trainer(config, model)
+    trained = {part: params[part] for part in config.parts}
+    frozen = {part: params[part] for part in params if part not in config.parts}
+
+    align = model.config.encoder.samples_per_frame * math.prod(model.config.compressor.factors)
+    pipeline, valid = pipelines(config, mesh, align, console)
+    compiled = Compiled(trainer, mesh, trained, frozen)
+    with Checkpoints(run_dir, config.checkpoint) as checkpoints, stop_signal() as stop:
+        step, host = checkpoints.latest or 0, Host()
+        if step:
+            state, kept = checkpoints.restore(compiled.target)
+            host = Host(**kept["host"])
+        else:
+            state = compiled.init(trained, jax.random.key(config.seed + 1))
+        log = Log(run_dir, config.log, config.to_dict(), step=step, first=first)
+        try:
+            if step:
+                log.event(step, "resumed", **changes)
+                console.print(f"going on from step {step}" + (f"; changed: {changes}" if changes else ""))
+            loop = Loop(config, compiled, pipeline, valid, checkpoints, log, console, host)
+            loop.run(state, frozen, step, stop)
+        finally:
+            log.close()
+
+
+class Compiled:
+    """The jitted programs of a run, with every sharding pinned."""
+
+    def __init__(self, trainer: Trainer, mesh: jax.sharding.Mesh, trained: Any, frozen: Any):
+        self.trainer, self.mesh = trainer, mesh
+        shapes = jax.eval_shape(trainer.init, trained, jax.random.key(0))
+        where = sharding.shardings(shapes, mesh)
+        self.target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, where)
+        kept, split, whole = sharding.shardings(frozen, mesh), sharding.batch_sharding(mesh), sharding.replicated(mesh)
+        self.init = jax.jit(trainer.init, out_shardings=where)
+        self.step = jax.jit(
+            partial(trainer.step, gather=partial(sharding.gathered, mesh=mesh), scatter=partial(_scatter, mesh=mesh)),
+            in_shardings=(where, kept, split, whole),
+            out_shardings=(where, whole),
+            donate_argnums=0,
+        )
+        self.validate = jax.jit(
+            lambda params, frozen, batch: trainer.validate(sharding.gathered({**frozen, **params}, mesh), batch),
+            in_shardings=(where["params"], kept, split),
+            out_shardings=(whole, split),
+        )
+
+
+def _scatter(grads: Any, mesh: jax.sharding.Mesh) -> Any:
+    return jax.lax.with_sharding_constraint(grads, sharding.shardings(grads, mesh))
+
+
+class Loop:
+    """Steps, and what happens between them."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        compiled: Compiled,
+        pipeline: Pipeline,
+        valid: Pipeline | None,
+        checkpoints: Checkpoints,
+        log: Log,
+        console: Console,
+        host: Host,
+    ):
+        self.config, self.compiled, self.pipeline, self.valid = config, compiled, pipeline, valid
+        self.checkpoints, self.log, self.console, self.host = checkpoints, log, console, host
+        self.per_epoch = pipeline.plan.batches_per_epoch
+        self.total = total_steps(config, self.per_epoch)
+        self.validate_every = config.validate_every or self.per_epoch
+        self.window = Window()
+        self.read, self.bad, self.named = 0, 0, set()
+
+    def run(self, state: Any, frozen: Any, step: int, stop: "Stop") -> None:
+        config = self.config
+        batches = self.pipeline.batches(step, self.total, config.data.workers)
+        waiting: tuple[int, Any] | None = None
+        with Progress(self.console, self.total, step) as self.progress:
+            for step in range(step + 1, self.total + 1):
+                with self.window.wait():
+                    batch, reasons = next(batches)
+                self.name_bad(step, reasons)
+                rate = np.float32(self.learning_rate(step))
+                state, metrics = self.compiled.step(state, frozen, batch, rate)
+                # The device works on this step while the host reads the one before.
+                self.note(waiting)
+                waiting = (step, {**metrics, "learning_rate": rate})
+                stopping = stop(step)
+                validating = self.valid is not None and (step % self.validate_every == 0 or step == self.total)
+                saving = validating or stopping or step % config.checkpoint.every == 0 or step == self.total
+                if saving:
+                    self.note(waiting)
+                    waiting = None
+                    loss = self.validation(state, frozen, step) if validating and not stopping else None
+                    self.save(step, state, loss)
+                if stopping:
+                    self.log.event(step, "stopped")
+                    self.console.print(f"asked to stop: saved step {step}; the same command goes on from there")
+                    return
+            self.console.print(f"done: {self.total} steps")
+
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(self.config.optimizer, step, self.total, self.per_epoch) * self.host.rate_factor
+
+    def note(self, waiting: tuple[int, Any] | None) -> None:
+        """Read a step's numbers; log their means when enough are together.
+
+        Raises:
+            TrainingError: the loss or the gradient has not been finite for too long.
+            AudioError: too many recordings could not be read.
+        """
+        if waiting is None:
+            return
+        step, metrics = waiting[0], jax.device_get(waiting[1])
+        counts = metrics.pop("counts", None)
+        values = {name: float(value) for name, value in metrics.items()}
+        self.check_finite(step, values)
+        self.check_bad(values.pop("bad"))
+        self.window.add(values, counts)
+        self.progress.update(step, values["loss/total"], self.window)
+        if step % self.config.log.every == 0 or step == self.total:
+            self.host.seconds += self.window.elapsed
+            self.log.scalars(step, "train", {**self.window.means(), "epoch": step / self.per_epoch})
+            self.window = Window()
+
+    def check_finite(self, step: int, values: dict[str, float]) -> None:
+        for network in ("discriminator", "generator"):
+            if values.get(f"{network}/not_finite", 0) >= self.config.optimizer.patience:
+                wrong = [n for n, v in values.items() if n.startswith("loss/") and not math.isfinite(v)]
+                what = ", ".join(wrong) or f"the {network}'s gradient"
+                raise TrainingError(
+                    f"stopped at step {step}: {what} was NaN or infinite for {self.config.optimizer.patience} steps in "
+                    f"a row, which changed nothing; the last checkpoint is of step {self.checkpoints.latest}"
+                )
+
+    def check_bad(self, bad: float) -> None:
+        self.read += self.config.data.batch_size
+        self.bad += int(bad)
+        allowed = self.config.data.max_bad_share * max(self.read, len(self.pipeline.plan.samples))
+        if self.bad > allowed:
+            raise TrainingError(
+                f"{self.bad} recordings could not be read, more than data.max_bad_share "
+                f"{self.config.data.max_bad_share:g} of them; they are named in metrics.jsonl, such as "
+                f"{', '.join(sorted(self.named)[:3])}"
+            )
+
+    def name_bad(self, step: int, reasons: list[tuple[str, str]]) -> None:
+        for name, reason in reasons:
+            if name not in self.named:
+                self.named.add(name)
+                self.log.event(step, "unreadable", id=name, reason=reason)
+                self.console.print(f"[yellow]skipped {name}: {reason}[/]", soft_wrap=True, highlight=False)
+
+    def validation(self, state: Any, frozen: Any, step: int) -> float:
+        """Losses over all validation recordings."""
+        assert self.valid is not None
+        sums: dict[str, Any] = {}
+        shown = 0
+        for batch, reasons in self.valid.batches(0, self.valid.plan.batches_per_epoch, workers=0):
+            self.name_bad(step, reasons)
+            summed, fake = self.compiled.validate(state["params"], frozen, batch)
+            if fake is not None and self.config.log.examples > shown and self.wants_examples:
+                shown += self.show(step, shown, batch, fake)
+            summed = jax.device_get(summed)
+            sums = {name: sums.get(name, 0) + value for name, value in summed.items()}
+        counts, weight = sums.pop("counts", None), max(float(sums.pop("weight")), 1e-9)
+        values = {name: float(value) / weight for name, value in sums.items() if name != "bad"}
+        if counts is not None:
+            values |= usage(counts)
+        if self.config.optimizer.schedule == "newbob":
+            self.newbob(values["loss/total"])
+        self.log.scalars(step, "valid", values)
+        self.progress.validated(values["loss/total"])
+        self.window = Window()
+        return values["loss/total"]
+
+    def newbob(self, loss: float) -> None:
+        """Lower the rate when validation hardly improves on the one before."""
+        config, last = self.config.optimizer, self.host.last_validation
+        if last is not None and (last - loss) / abs(last) < config.threshold:
+            self.host.rate_factor *= config.factor
+        self.host.last_validation = loss
+
+    @property
+    def wants_examples(self) -> bool:
+        # every process must take part in gathering, so that this does not ask the log of one
+        return self.config.log.tensorboard or self.config.log.wandb is not None
+
+    def show(self, step: int, shown: int, batch: Any, fake: Any) -> int:
+        real, fake, lengths = (
+            np.asarray(multihost_utils.process_allgather(x, tiled=True)) for x in (batch.sig, fake, batch.lengths)
+        )
+        rows = [row for row in range(len(lengths)) if lengths[row]][: self.config.log.examples - shown]
+        for number, row in enumerate(rows, shown):
+            if self.log.shows_examples:
+                self.log.example(step, f"valid_{number}", real[row, : lengths[row]], fake[row, : lengths[row]])
+        return len(rows)
+
+    def save(self, step: int, state: Any, loss: float | None) -> None:
+        self.checkpoints.save(step, state, {"host": dataclasses.asdict(self.host), "batches": step}, loss)
+
+
+class Window:
+    """Means over the steps between two lines of the log."""
+
+    def __init__(self):
+        self.started, self.waited, self.steps = time.monotonic(), 0.0, 0
+        self.sums: dict[str, float] = {}
+        self.counts: np.ndarray | None = None
+
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.waited += time.monotonic() - started
+
+    def add(self, values: dict[str, float], counts: np.ndarray | None) -> None:
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        if counts is not None:
+            self.counts = counts if self.counts is None else self.counts + counts
+
+    @property
+    def elapsed(self) -> float:
+        return max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def speed(self) -> dict[str, float]:
+        hours = self.sums.get("samples", 0) / 16_000 / 3600
+        return {
+            "steps_per_second": self.steps / self.elapsed,
+            "audio_hours_per_second": hours / self.elapsed,
+            "data_wait_share": self.waited / self.elapsed,
+        }
+
+    def means(self) -> dict[str, float]:
+        values = {name: value / self.steps for name, value in self.sums.items() if name != "samples"}
+        if self.counts is not None:
+            values |= usage(self.counts)
+        return values | self.speed
+
+
+# --- beginning and end -----------------------------------------------------------------------------------------
+
+
+def pipelines(config: TrainConfig, mesh, align: int, console: Console) -> tuple[Pipeline, Pipeline | None]:
+    """Training and validation data."""
+    where = sharding.batch_sharding(mesh)
+    with console.status("looking through the recordings"):
+        train, left_out = select(config.data.train, config.data, "train")
+        valid = select(config.data.valid, config.data, "valid")[0] if config.data.valid else None
+    hours = sum(r.seconds for r in train) / 3600
+    console.print(f"{len(train)} recordings, {hours:.2f} h" + (f"; {len(left_out)} too short or long" * bool(left_out)))
+    whole = dataclasses.replace(config.data, crop_seconds=None)
+    return (
+        Pipeline(train, config.data, where, seed=config.seed, align=align),
+        None if valid is None else Pipeline(valid, whole, where, seed=None, align=align),
+    )
+
+
+def total_steps(config: TrainConfig, per_epoch: int) -> int:
+    return config.steps if config.steps is not None else config.epochs * per_epoch  # pyright: ignore[reportOptionalOperand]
+
+
+def learning_rate(config: OptimizerConfig, step: int, total: int, per_epoch: int) -> float:
+    """Rate of a step, counted from 1; NewBob's factor is the host's."""
+    rate = config.learning_rate * min(1.0, step / max(config.warmup_steps, 1))
+    if config.schedule == "epoch":
+        rate *= config.factor ** ((step - 1) // per_epoch)
+    if config.schedule == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * (step - 1) / total))
+    return rate
+
+
+def claim(run_dir: Path, config: TrainConfig, first: bool) -> dict[str, Any]:
+    """Write the configuration into the run folder, or compare with what is there.
+
+    Returns:
+        What has changed since, by key: (before, now).
+
+    Raises:
+        ConfigError: the folder's checkpoints are of another model, stage or order of data.
+    """
+    path, now = run_dir / CONFIG, flat(config.to_dict())
+    changes = {}
+    if path.is_file():
+        before = flat(yaml.safe_load(path.read_text()))
+        changes = {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now) if before.get(k) != now.get(k)}
+        fixed = {k: v for k, v in changes.items() if k.startswith(FIXED)}
+        if fixed:
+            listed = "; ".join(f"{key} was {was!r}, now {is_!r}" for key, (was, is_) in fixed.items())
+            raise ConfigError(f"{run_dir} holds a run of another configuration ({listed}); give another --run-dir")
+    if first:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(plain(config.to_dict()), sort_keys=False, allow_unicode=True))
+    return changes
+
+
+FIXED = ("stage", "model.checkpoint", "model.preset", "model.codec", "model.input_gain", "trainable", "discriminator")
+"""Keys on which a checkpoint's meaning rests; others may change when a run goes on, and the log says so."""
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(content, dict) and content:
+        return {k: v for key, value in content.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: plain(content)}
+
+
+def plain(content: Any) -> Any:
+    """Tuples as lists, as YAML reads them back."""
+    if isinstance(content, dict):
+        return {key: plain(value) for key, value in content.items()}
+    return [plain(item) for item in content] if isinstance(content, list | tuple) else content
+
+
+class Stop:
+    """Whether to stop after a step: asked by SIGTERM or Ctrl-C, and agreed on by all processes."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __call__(self, step: int) -> bool:
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.asked
+
+    def ask(self, *_) -> None:
+        self.asked = True
+
+
+@contextmanager
+def stop_signal() -> Iterator[Stop]:
+    """Among processes, JAX listens for SIGTERM and finds a step that all of them reach."""
+    stop = Stop()
+    if jax.process_count() > 1:
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

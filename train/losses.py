@@ -1,0 +1,105 @@
+"""Losses of both stages, as plain functions. Every average is over what is real: frames within an item's length,
+items that could be read. Under `jax.jit` with sharded arrays the averages are over the global batch.
+"""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from focalcodec_jax.layers import frame_mask
+from focalcodec_jax.spectral import stft_magnitude
+from focalcodec_jax.train.config import MelConfig
+from focalcodec_jax.train.discriminators import Judgement
+
+Rows = Float[Array, " batch"]
+"""Weight of each item: 1, or 0 for one that could not be read."""
+
+
+def weighted_mean(x: Float[Array, "batch *rest"], rows: Rows) -> Float[Array, ""]:
+    """Mean over the items that count."""
+    return (x.reshape(len(x), -1).mean(axis=1) * rows).sum() / jnp.maximum(rows.sum(), 1)
+
+
+def feature_loss(
+    qfeats: Float[Array, "batch frames dim"], feats: Float[Array, "batch frames dim"], lengths: Int[Array, " batch"]
+) -> Float[Array, ""]:
+    """Mean squared error over real frames."""
+    real = frame_mask(lengths, feats.shape[1])
+    # The difference itself is masked: what lies past an end may be anything.
+    error = jnp.where(real[..., None], qfeats.astype(jnp.float32) - feats.astype(jnp.float32), 0) ** 2
+    return error.sum() / jnp.maximum(real.sum() * feats.shape[-1], 1)
+
+
+# --- log-mel ---------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def mel_basis(config: MelConfig, rate_hz: int) -> np.ndarray:
+    """Slaney's triangular filters, (bins, mels)."""
+    import librosa
+
+    return librosa.filters.mel(
+        sr=rate_hz, n_fft=config.n_fft, n_mels=config.num_mels, fmin=config.min_hz, fmax=config.max_hz
+    ).T
+
+
+def log_mel(sig: Float[Array, "batch samples"], config: MelConfig, rate_hz: int) -> Float[Array, "batch frames mels"]:
+    """Logarithm of the mel magnitudes, which are held above 1e-5."""
+    magnitude = stft_magnitude(sig, config.n_fft, config.hop_length)
+    mel = jnp.matmul(magnitude, mel_basis(config, rate_hz), precision=jax.lax.Precision.HIGHEST)
+    return jnp.log(jnp.maximum(mel, 1e-5))
+
+
+def mel_loss(
+    fake: Float[Array, "batch samples"],
+    real: Float[Array, "batch samples"],
+    lengths: Int[Array, " batch"],
+    configs: tuple[MelConfig, ...],
+    rate_hz: int,
+) -> Float[Array, ""]:
+    """L1 between log-mels over the frames that begin within an item's length, averaged over resolutions.
+
+    Both signals must be silent past the items' ends.
+    """
+    total = jnp.zeros(())
+    for config in configs:
+        error = jnp.abs(log_mel(fake, config, rate_hz) - log_mel(real, config, rate_hz)).mean(axis=-1)
+        counted = frame_mask(-(-lengths // config.hop_length), error.shape[1])
+        total += (error * counted).sum() / jnp.maximum(counted.sum(), 1)
+    return total / len(configs)
+
+
+# --- adversarial -----------------------------------------------------------------------------------------------
+
+
+def discriminator_loss(real: list[Judgement], fake: list[Judgement], rows: Rows) -> Float[Array, ""]:
+    """Hinge, summed over discriminators."""
+    return sum(
+        (
+            weighted_mean(jnp.maximum(0, 1 - r.scores), rows) + weighted_mean(jnp.maximum(0, 1 + f.scores), rows)
+            for r, f in zip(real, fake, strict=True)
+        ),
+        start=jnp.zeros(()),
+    )
+
+
+def adversarial_loss(fake: list[Judgement], rows: Rows) -> Float[Array, ""]:
+    """The generator's hinge, max(0, 1 − score) and not −score, summed over discriminators."""
+    return sum((weighted_mean(jnp.maximum(0, 1 - f.scores), rows) for f in fake), start=jnp.zeros(()))
+
+
+def matching_loss(real: list[Judgement], fake: list[Judgement], rows: Rows) -> Float[Array, ""]:
+    """L1 between the discriminators' inner activations, averaged over all layers of all discriminators."""
+    layers = [
+        weighted_mean(jnp.abs(jax.lax.stop_gradient(a) - b).astype(jnp.float32), rows)
+        for r, f in zip(real, fake, strict=True)
+        for a, b in zip(r.layers, f.layers, strict=True)
+    ]
+    return sum(layers, start=jnp.zeros(())) / len(layers)
+
+
+def mean_score(judgements: list[Judgement], rows: Rows) -> Float[Array, ""]:
+    return sum((weighted_mean(j.scores, rows) for j in judgements), start=jnp.zeros(())) / len(judgements)

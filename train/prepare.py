@@ -1,0 +1,146 @@
+"""Packing a corpus into ArrayRecord shards of FLAC."""
+
+import hashlib
+import io
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from focalcodec_jax import audio
+from focalcodec_jax.errors import AudioError
+from focalcodec_jax.files import written_whole
+from focalcodec_jax.train.corpus import MANIFEST, Recording, find, pack
+
+PLAN = "prepare.json"
+FAILURES = "failures.jsonl"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard to write, and what is to be in it."""
+
+    folder: Path
+    number: int
+    recordings: tuple[Recording, ...]
+    rate_hz: int | None
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"shard-{self.number:05d}.array_record"
+
+    @property
+    def listing(self) -> Path:
+        """Manifest of this shard alone; it is written last, and says that the shard is whole."""
+        return self.path.with_suffix(".jsonl")
+
+
+def plan(
+    inputs: Sequence[Path], folder: Path, *, per_shard: int, rate_hz: int | None, ids: Path | None
+) -> list[Shard]:
+    """What to pack into which shard. The same inputs give the same plan, so that an interrupted run goes on.
+
+    Args:
+        ids: a text file, one id a line, of the recordings to take; all without it.
+
+    Raises:
+        AudioError: nothing is found, an id is not there, or the folder holds shards of other inputs.
+    """
+    found = [recording for recording in find(inputs) if recording.record is None]
+    if not found:
+        raise AudioError("these inputs are shards already; training reads them as they are")
+    if ids is not None:
+        wanted = [line.strip() for line in ids.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        named = {recording.id: recording for recording in found} | {Path(r.id).name: r for r in found}
+        missing = [name for name in wanted if name not in named]
+        if missing:
+            raise AudioError(f"{len(missing)} ids of {ids} are not in the inputs, such as {', '.join(missing[:3])}")
+        found = [named[name] for name in wanted]
+    listed = json.dumps([[r.id, r.path] for r in found] + [per_shard, rate_hz])
+    fingerprint = hashlib.sha256(listed.encode()).hexdigest()
+    kept = folder / PLAN
+    if kept.is_file() and json.loads(kept.read_text())["fingerprint"] != fingerprint:
+        raise AudioError(f"{folder} holds shards of other recordings or options; give an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(kept) as part:
+        part.write_text(json.dumps({"fingerprint": fingerprint, "recordings": len(found)}) + "\n")
+    pieces = [tuple(found[at : at + per_shard]) for at in range(0, len(found), per_shard)]
+    return [Shard(folder, number, piece, rate_hz) for number, piece in enumerate(pieces)]
+
+
+def prepare(shards: Sequence[Shard], workers: int) -> Iterator[tuple[int, float]]:
+    """Write the shards that are not there yet, several at a time; then the manifest of all.
+
+    Yields:
+        Recordings and seconds of audio of each shard as it is done, those already there first.
+
+    Raises:
+        OSError: a shard could not be written; those written stay, and the same call goes on.
+    """
+    missing = [shard for shard in shards if not shard.listing.is_file()]
+    for shard in shards:
+        if shard not in missing:
+            yield len(shard.recordings), sum(line["seconds"] for line in _lines(shard.listing))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(1, min(workers, len(missing))), mp_context=context) as pool:
+        jobs = {pool.submit(write, shard): shard for shard in missing}
+        for job in as_completed(jobs):
+            seconds = job.result()
+            yield len(jobs[job].recordings), seconds
+    folder = shards[0].folder
+    lines = [line for shard in shards for line in _lines(shard.listing)]
+    for name, failed in ((MANIFEST, False), (FAILURES, True)):
+        with written_whole(folder / name) as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in lines if ("error" in line) == failed))
+
+
+def write(shard: Shard) -> float:
+    """Write one shard and its listing; returns its seconds of audio. Recordings that cannot be read are listed."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    lines, record = [], 0
+    with written_whole(shard.path) as part:
+        # one record a group: training reads them in any order
+        writer = ArrayRecordWriter(str(part), "group_size:1")
+        for recording in shard.recordings:
+            try:
+                content, samples, rate_hz = flac(recording.path, shard.rate_hz)
+            except AudioError as error:
+                lines.append({"id": recording.id, "error": str(error), "seconds": 0.0})
+                continue
+            entry = {"id": recording.id, "samples": samples, "rate_hz": rate_hz, "seconds": samples / rate_hz}
+            writer.write(pack(entry, content))
+            lines.append({**entry, "shard": shard.path.name, "record": record})
+            record += 1
+        writer.close()
+    with written_whole(shard.listing) as part:
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return sum(line["seconds"] for line in lines)
+
+
+def flac(path: str, rate_hz: int | None) -> tuple[bytes, int, int]:
+    """A recording as 16-bit FLAC of one channel, its samples and its rate. One that is that already stays as it is.
+
+    Raises:
+        AudioError: missing, unreadable, empty, or not finite.
+    """
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, TypeError) as error:
+        raise AudioError(f"{path} is not audio that libsndfile reads ({error})") from error
+    rate = rate_hz or info.samplerate
+    sig = audio.read(path, rate)
+    if (info.format, info.subtype, info.channels, info.samplerate) == ("FLAC", "PCM_16", 1, rate):
+        return Path(path).read_bytes(), len(sig), rate
+    content = io.BytesIO()
+    soundfile.write(content, np.clip(sig, -1, 1), rate, format="FLAC", subtype="PCM_16")
+    return content.getvalue(), len(sig), rate
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
