@@ -1,6 +1,5 @@
 """Checkpoints of a run, by Orbax: written beside the training, whole or not at all, and read onto any mesh."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,13 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *problem) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind, problem, traceback) -> None:
+        try:
+            with _readable(self.folder):
+                self._checkpointer.close()
+        except (OSError, CheckpointError):
+            if problem is None:  # or else the first problem is the one to tell
+                raise
 
     @property
     def latest(self) -> int | None:
@@ -107,35 +111,20 @@ def load_params(run_dir: Path, step: int | None = None) -> tuple[Any, int]:
     folder = run_dir / "checkpoints"
     if not folder.is_dir():
         raise CheckpointError(f"{run_dir} holds no checkpoints; give a run folder of `train run`")
-    with ocp.training.Checkpointer(folder.absolute()) as checkpointer, _readable(folder):
-        kept = list(checkpointer.checkpoints)
+    partial = ocp.Context()
+    partial.pytree_options.loading.partial_load = True
+    with partial, ocp.training.Checkpointer(folder.absolute()) as checkpointer:
+        kept = {checkpoint.step: checkpoint.metrics for checkpoint in checkpointer.checkpoints}
         if not kept:
             raise CheckpointError(f"{folder} holds no whole checkpoint yet")
         if step is None:
-            scored = [c for c in kept if c.metrics]
-            best = min(scored, key=lambda c: c.metrics["loss"]) if scored else kept[-1]
-            step = best.step
-        elif step not in [c.step for c in kept]:
-            raise CheckpointError(f"{folder} holds no step {step}; it has {', '.join(str(c.step) for c in kept)}")
-        with _partial():
-            target = checkpointer.checkpointables_metadata(step).metadata["state"]["params"]
-            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), target)
-            shapes = jax.tree.map(lambda leaf: _local(leaf), shapes)
-            loaded = checkpointer.load_checkpointables(step, {"state": {"params": shapes}})
-    return jax.tree.map(jax.device_get, loaded["state"]["params"]), step
-
-
-def _local(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-
-
-@functools.cache
-def _context() -> ocp.Context:
-    context = ocp.Context()
-    context.pytree_options.loading.partial_load = True
-    return context
-
-
-def _partial():
-    return _context()
+            scored = {at: metrics["loss"] for at, metrics in kept.items() if metrics}
+            step = min(scored, key=scored.__getitem__) if scored else max(kept)
+        if step not in kept:
+            raise CheckpointError(f"{folder} holds no step {step}; it has {', '.join(map(str, kept))}")
+        with _readable(folder):
+            stored = checkpointer.checkpointables_metadata(step).metadata["state"]["params"]
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored)
+            loaded = checkpointer.load_checkpointables(step, {"state": {"params": target}})
+    return jax.device_get(loaded["state"]["params"]), step

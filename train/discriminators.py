@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from focalcodec_jax.layers import Dtype, precision
+from focalcodec_jax.layers import Dtype, conv, pad_frames
 from focalcodec_jax.train.config import DiscriminatorConfig
 
 Kernel = Float[Array, "kernel dim_in_per_group dim_out"]
@@ -27,9 +27,9 @@ SCALE_GROUPS = (1, 4, 16, 16, 16, 16, 1)
 class Judgement:
     """What one discriminator makes of a batch; the first axis is the batch."""
 
-    scores: Float[Array, "batch *positions"]
-    layers: list[Float[Array, "batch *inner"]]
-    """Activations of every layer, the scores last."""
+    scores: Float[Array, " batch *positions"]
+    layers: list[Array]
+    """Activations of every layer, each (batch, …), the scores last."""
 
 
 def weight_norm(kernel: Kernel, scale: Float[Array, " dim_out"]) -> Kernel:
@@ -60,15 +60,7 @@ class NormedConv(nn.Module):
             scale = self.param("scale", lambda _: jnp.sqrt((kernel**2).sum(axis=(0, 1))))
             kernel = weight_norm(kernel, scale)
         pad = (self.kernel_size - 1) // 2
-        y = lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (self.stride,),
-            [(pad, pad)],
-            dimension_numbers=("NWC", "WIO", "NWC"),
-            feature_group_count=self.groups,
-            precision=precision(self.dtype),
-        )
+        y = conv(pad_frames(x.astype(self.dtype), pad, pad), kernel.astype(self.dtype), self.stride, self.groups)
         return y + bias.astype(self.dtype)
 
     def _largest_singular_value(self, kernel: Kernel) -> Float[Array, ""]:
@@ -97,8 +89,8 @@ class PeriodDiscriminator(nn.Module):
         x = padded.reshape(batch, -1, self.period).swapaxes(1, 2).reshape(batch * self.period, -1, 1)
         layers = []
         for index, (dim, stride) in enumerate(zip(PERIOD_CHANNELS, PERIOD_STRIDES, strict=True)):
-            conv = NormedConv(self.config.channels(dim), 5, stride, 1, False, self.dtype, name=f"convs_{index}")
-            x = nn.leaky_relu(conv(x), 0.1)
+            layer = NormedConv(self.config.channels(dim), 5, stride, 1, False, self.dtype, name=f"convs_{index}")
+            x = nn.leaky_relu(layer(x), 0.1)
             layers.append(x.reshape(batch, self.period, *x.shape[1:]))
         x = NormedConv(1, 3, 1, 1, False, self.dtype, name="output")(x)
         layers.append(x.reshape(batch, self.period, *x.shape[1:]))
@@ -119,8 +111,8 @@ class ScaleDiscriminator(nn.Module):
         for index, (dim, kernel_size, stride, groups) in enumerate(shapes):
             dim = self.config.channels(dim)
             groups = math.gcd(groups, dim, x.shape[-1]) if x.shape[-1] > 1 else 1
-            conv = NormedConv(dim, kernel_size, stride, groups, self.spectral, self.dtype, name=f"convs_{index}")
-            x = nn.leaky_relu(conv(x), 0.1)
+            layer = NormedConv(dim, kernel_size, stride, groups, self.spectral, self.dtype, name=f"convs_{index}")
+            x = nn.leaky_relu(layer(x), 0.1)
             layers.append(x)
         x = NormedConv(1, 3, 1, 1, self.spectral, self.dtype, name="output")(x)
         return Judgement(x.astype(jnp.float32), [*layers, x])

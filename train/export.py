@@ -12,9 +12,7 @@ from focalcodec_jax.train.checkpoint import load_params
 from focalcodec_jax.train.start import CODEC
 
 
-def export(
-    runs: Sequence[Path], output: Path, *, step: int | None = None, dtype: str = "float32"
-) -> Iterator[str]:
+def export(runs: Sequence[Path], output: Path, *, step: int | None = None, dtype: str = "float32") -> Iterator[str]:
     """Write the codec whose parts these runs have trained: the first run's beginning, and each run's parts.
 
     Args:

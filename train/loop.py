@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from focalcodec_jax.errors import ConfigError, TrainingError
-from focalcodec_jax.train import flops, sharding
+from focalcodec_jax.train import sharding
 from focalcodec_jax.train.checkpoint import Checkpoints
 from focalcodec_jax.train.config import OptimizerConfig, TrainConfig
 from focalcodec_jax.train.data import Pipeline, select
@@ -130,12 +130,13 @@ class Loop:
         self.window = Window()
         self.read, self.bad, self.named = 0, 0, set()
 
-    def run(self, state: Any, frozen: Any, step: int, stop: "Stop") -> None:
+    def run(self, state: Any, frozen: Any, start: int, stop: "Stop") -> None:
+        """Train from the step after `start`."""
         config = self.config
-        batches = self.pipeline.batches(step, self.total, config.data.workers)
+        batches = self.pipeline.batches(start, self.total, config.data.workers)
         waiting: tuple[int, Any] | None = None
-        with Progress(self.console, self.total, step) as self.progress:
-            for step in range(step + 1, self.total + 1):
+        with Progress(self.console, self.total, start) as self.progress:
+            for step in range(start + 1, self.total + 1):
                 with self.window.wait():
                     batch, reasons = next(batches)
                 self.name_bad(step, reasons)

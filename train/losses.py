@@ -18,7 +18,7 @@ Rows = Float[Array, " batch"]
 """Weight of each item: 1, or 0 for one that could not be read."""
 
 
-def weighted_mean(x: Float[Array, "batch *rest"], rows: Rows) -> Float[Array, ""]:
+def weighted_mean(x: Float[Array, " batch *rest"], rows: Rows) -> Float[Array, ""]:
     """Mean over the items that count."""
     return (x.reshape(len(x), -1).mean(axis=1) * rows).sum() / jnp.maximum(rows.sum(), 1)
 

@@ -33,7 +33,10 @@ def draw(runs: Sequence[Path], output: Path) -> None:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
         for number, (run, splits) in enumerate(curves.items()):
-            for split, style in (("train", {"lw": 0.8, "alpha": 0.7}), ("valid", {"lw": 1.6, "marker": ".", "ls": "--"})):
+            for split, style in (
+                ("train", {"lw": 0.8, "alpha": 0.7}),
+                ("valid", {"lw": 1.6, "marker": ".", "ls": "--"}),
+            ):
                 points = splits[split].get(name, [])
                 if points:
                     label = f"{run.name} {split}"
@@ -45,8 +48,9 @@ def draw(runs: Sequence[Path], output: Path) -> None:
     for axis in axes[len(names) :]:
         axis.set_visible(False)
     handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    for axis in axes[max(0, len(names) - columns) : len(names)]:
+        axis.set_xlabel("step", fontsize=8)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    figure.supxlabel("step", fontsize=9)
     with written_whole(output) as part:
         figure.savefig(part, dpi=110)
 

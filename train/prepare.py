@@ -40,9 +40,7 @@ class Shard:
         return self.path.with_suffix(".jsonl")
 
 
-def plan(
-    inputs: Sequence[Path], folder: Path, *, per_shard: int, rate_hz: int | None, ids: Path | None
-) -> list[Shard]:
+def plan(inputs: Sequence[Path], folder: Path, *, per_shard: int, rate_hz: int | None, ids: Path | None) -> list[Shard]:
     """What to pack into which shard. The same inputs give the same plan, so that an interrupted run goes on.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from focalcodec_jax import bsq, lengths as count
 from focalcodec_jax.codec import FocalCodec
@@ -19,20 +19,23 @@ from focalcodec_jax.train.config import TrainConfig
 
 Params = Mapping[str, Any]
 Run = Callable[..., Array]
+Leaf = Any
+"""An array; its shape alone where nothing is computed."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Recordings at 16 kHz, padded to one length."""
+    """Recordings at 16 kHz, padded to one length. Micro-batches have one axis more, before these."""
 
-    sig: Float[Array, "batch samples"]
-    lengths: Int[Array, " batch"]
-    """Real samples; 0 for a recording that could not be read, or for a row that only fills the batch."""
-    crop: Float[Array, " batch"]
-    """Where to crop encoded features, as a share of where one can: in [0, 1)."""
-    bad: Int[Array, " batch"]
-    """1 for a recording that could not be read."""
+    sig: Leaf
+    """(batch, samples), float32."""
+    lengths: Leaf
+    """(batch,) real samples; 0 for a recording that could not be read, or for a row that only fills the batch."""
+    crop: Leaf
+    """(batch,) where to crop encoded features, as a share of where one can: in [0, 1)."""
+    bad: Leaf
+    """(batch,) 1 for a recording that could not be read."""
 
     @property
     def rows(self) -> Float[Array, " batch"]:
@@ -45,17 +48,17 @@ class Batch:
 class Outcome:
     """What a stage computed."""
 
-    terms: dict[str, Float[Array, ""]]
-    """Losses by name, not yet weighted."""
-    weight: Float[Array, ""]
-    """Real frames (tokens where there are no frames to compare): the weight of this batch in a longer mean."""
-    real: Float[Array, "batch samples"] | None = None
-    fake: Float[Array, "batch samples"] | None = None
-    """Signals to compare, silent past each item's end."""
-    notes: dict[str, Float[Array, ""]] = field(default_factory=dict)
+    terms: dict[str, Leaf]
+    """Losses by name, scalars, not yet weighted."""
+    weight: Leaf
+    """Real frames, or samples where only audio is compared: the weight of this batch in a longer mean."""
+    real: Leaf | None = None
+    fake: Leaf | None = None
+    """(batch, samples) signals to compare, silent past each item's end."""
+    notes: dict[str, Leaf] = field(default_factory=dict)
     """Scalars to log that are no losses."""
-    counts: Int[Array, " codes"] | None = None
-    """How often each code was used."""
+    counts: Leaf | None = None
+    """(codes,) how often each code was used."""
 
 
 def check(config: TrainConfig, model: FocalCodec) -> None:

@@ -171,8 +171,8 @@ class Trainer:
         directions, moments = self.optimizer.update(grads, state["moments"], state["params"])
         updates = jax.tree.map(lambda direction: -learning_rate * direction, directions)
         norms = {
-            "gradient_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
+            "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
             "not_finite": moments.notfinite_count,
         }
         return {**state, "params": optax.apply_updates(state["params"], updates), "moments": moments}, norms

@@ -1,0 +1,205 @@
+"""Corpora, shards and batches: everything once, the same however the work is divided, and bad records named."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from training import recordings, tiny, voiced
+from typer.testing import CliRunner
+
+from focalcodec_jax import audio
+from focalcodec_jax.cli import app
+from focalcodec_jax.errors import AudioError
+from focalcodec_jax.train import prepare as packing, sharding
+from focalcodec_jax.train.corpus import Reader, find
+from focalcodec_jax.train.data import NOTHING, Load, Pipeline, Plan, select
+
+LENGTHS = np.random.default_rng(0).gamma(4.0, 16_000, 203).astype(int) + 2000
+
+
+def plan(seed: int | None = 0) -> Plan:
+    return Plan(LENGTHS, tiny(data={"bucket_growth": 1.25}).data, seed=seed, align=320)
+
+
+def test_an_epoch_takes_each_recording_once_in_a_long_enough_bucket():
+    chosen = plan()
+    for epoch in (0, 1, 5):
+        batches = [chosen[epoch * chosen.batches_per_epoch + n] for n in range(chosen.batches_per_epoch)]
+        taken = Counter(index for batch in batches for index in batch.indices)
+        assert taken.pop(NOTHING) == -len(LENGTHS) % 8
+        assert taken == dict.fromkeys(range(len(LENGTHS)), 1)
+        for batch in batches:
+            assert batch.samples % 320 == 0
+            assert all(LENGTHS[index] <= batch.samples for index in batch.indices if index != NOTHING)
+    assert 0 < chosen.padding_share < 0.25
+    assert len({batch.samples for batch in batches}) <= len(chosen.buckets) <= 20
+
+
+def test_epochs_and_seeds_shuffle_differently_and_validation_does_not():
+    def order(chosen: Plan, epoch: int) -> list[int]:
+        return [
+            i for n in range(chosen.batches_per_epoch) for i in chosen[epoch * chosen.batches_per_epoch + n].indices
+        ]
+
+    assert order(plan(), 0) == order(plan(), 0)
+    assert order(plan(), 0) != order(plan(), 1)
+    assert order(plan(), 0) != order(plan(seed=1), 0)
+    assert order(plan(seed=None), 0) == order(plan(seed=None), 3)
+
+
+def test_crops_fill_their_last_batch():
+    chosen = Plan(LENGTHS[:3], tiny("end-to-end", data={"crop_seconds": 0.5}).data, seed=0, align=320)
+    assert chosen.batches_per_epoch == 1
+    assert Counter(chosen[4].indices).keys() == {0, 1, 2}
+    assert chosen[4].samples == 8000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return recordings(tmp_path_factory.mktemp("data") / "speech")
+
+
+def test_rows_are_the_same_however_they_are_divided(folder: Path):
+    """A crop depends on its place in the global batch, not on who reads it."""
+    config = tiny("end-to-end").data
+    found = find([folder])
+    chosen = Plan(np.array([r.samples for r in found]), config, seed=3, align=320)
+    whole = Load(Reader(found), tuple(range(8)), True, 3)(chosen[5])
+    halves = [Load(Reader(found), rows, True, 3)(chosen[5]) for rows in ((0, 1, 2, 3), (4, 5, 6, 7))]
+    for name in ("sig", "lengths", "crop", "bad"):
+        np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), whole[name])
+    assert len({row.tobytes() for row in whole["sig"]}) == 8
+
+
+def pipeline(source: Path, **data) -> Pipeline:
+    config = tiny(data={"train": [str(source)], **data}).data
+    mesh = sharding.make_mesh(tiny().mesh, 8, jax.devices()[:1])
+    return Pipeline(select([str(source)], config, "train")[0], config, sharding.batch_sharding(mesh), seed=0, align=320)
+
+
+def test_batches_from_any_step_and_any_number_of_workers(folder: Path):
+    expected = [np.asarray(batch.sig) for batch, _ in pipeline(folder).batches(0, 6, workers=0)]
+    assert not all(np.array_equal(expected[0], later) for later in expected[1:])
+    for start, workers in ((3, 0), (2, 1), (0, 2)):
+        found = [np.asarray(batch.sig) for batch, _ in pipeline(folder).batches(start, 6, workers)]
+        assert len(found) == 6 - start
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected[start:], strict=True))
+
+
+def test_unreadable_and_empty_recordings_are_empty_rows_with_a_reason(folder: Path, tmp_path: Path):
+    for path in folder.iterdir():
+        os.link(path, tmp_path / path.name)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF no audio")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    soundfile.write(tmp_path / "nan.wav", np.full(8000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    content = (folder / "utterance-05.flac").read_bytes()
+    (tmp_path / "truncated.flac").write_bytes(content[: len(content) // 2])
+    reasons, bad, real = {}, 0, 0
+    for batch, failed in pipeline(tmp_path).batches(0, 2, workers=0):
+        reasons |= dict(failed)
+        bad += int(batch.bad.sum())
+        real += int((batch.lengths > 0).sum())
+        assert not np.asarray(batch.sig)[np.asarray(batch.lengths) == 0].any()
+    assert reasons.keys() == {"broken", "empty", "nan", "truncated"}
+    assert "not audio" in reasons["broken"]
+    assert "empty" in reasons["empty"]
+    assert "NaN" in reasons["nan"]
+    assert (bad, real) == (4, 10)
+
+
+# --- prepare ---------------------------------------------------------------------------------------------------
+
+
+def shards(inputs: list[Path], output: Path, **changes) -> list[packing.Shard]:
+    return packing.plan(inputs, output, **{"per_shard": 4, "rate_hz": None, "ids": None} | changes)
+
+
+def test_prepare_keeps_every_sample(folder: Path, tmp_path: Path):
+    result = CliRunner().invoke(
+        app, ["prepare", str(folder), "-o", str(tmp_path), "--per-shard", "4", "--workers", "2"]
+    )
+    assert result.exit_code == 0, result.output
+    assert len(list(tmp_path.glob("*.array_record"))) == 3
+    packed, plain = find([tmp_path]), find([folder])
+    assert [(r.id, r.samples) for r in packed] == [(r.id, r.samples) for r in plain]
+    for index in range(len(plain)):
+        np.testing.assert_array_equal(Reader(packed).read(index), Reader(plain).read(index))
+
+
+def test_prepare_goes_on_where_it_was_cut_off(folder: Path, tmp_path: Path):
+    planned = shards([folder], tmp_path)
+    packing.write(planned[1])
+    written = planned[1].path.stat().st_mtime_ns
+    (tmp_path / ".shard-00000.123.part.array_record").write_bytes(b"cut off")
+    progress = list(packing.prepare(shards([folder], tmp_path), workers=1))
+    assert [count for count, _ in progress] == [4, 4, 2]
+    assert planned[1].path.stat().st_mtime_ns == written
+    assert [r.id for r in find([tmp_path])] == [f"utterance-{n:02d}" for n in range(10)]
+    with pytest.raises(AudioError, match="shards of other recordings or options"):
+        shards([folder], tmp_path, per_shard=5)
+
+
+def test_prepare_resamples_mixes_and_names_what_it_cannot_read(tmp_path: Path):
+    source = tmp_path / "in"
+    source.mkdir()
+    stereo = np.stack([voiced(0.5, 0), voiced(0.5, 1)], axis=1)
+    soundfile.write(source / "stereo.wav", stereo, 16_000, subtype="FLOAT")
+    soundfile.write(source / "high.wav", audio.resample(voiced(0.5, 2), 16_000, 44_100), 44_100)
+    (source / "broken.mp3").write_bytes(b"nothing")
+    result = CliRunner().invoke(app, ["prepare", str(source), "-o", str(tmp_path / "out"), "--rate-hz", "16000"])
+    assert result.exit_code == 1
+    assert "1 recordings could not be read" in result.output
+    assert "broken" in (tmp_path / "out" / "failures.jsonl").read_text()
+    packed = find([tmp_path / "out"])
+    assert {r.id: r.samples for r in packed} == {"high": 8000, "stereo": 8000}
+    at = [r.id for r in packed].index("stereo")
+    np.testing.assert_allclose(Reader(packed).read(at), stereo.mean(axis=1), atol=1e-4)
+
+
+def test_prepare_takes_listed_ids_and_manifests(folder: Path, tmp_path: Path):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("# two of them\nutterance-07\nutterance-02\n")
+    assert [r.id for s in shards([folder], tmp_path / "a", ids=ids) for r in s.recordings] == [
+        "utterance-07",
+        "utterance-02",
+    ]
+    ids.write_text("utterance-99\n")
+    with pytest.raises(AudioError, match=r"1 ids of .* such as utterance-99"):
+        shards([folder], tmp_path / "b", ids=ids)
+    manifest = tmp_path / "list.csv"
+    relative = os.path.relpath(folder, tmp_path)
+    manifest.write_text(f"id,path,speaker\nfirst,{relative}/utterance-01.flac,x\n")
+    (found,) = find([manifest])
+    assert (found.id, found.samples) == ("first", find([folder])[1].samples)
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": str(folder / "utterance-01.flac")}) + "\n")
+    assert find([manifest])[0].samples == found.samples
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "lists no recordings"), ("speaker\n1\n", "no path, audio or audio_filepath among speaker")],
+)
+def test_manifests_that_say_nothing(content: str, message: str, tmp_path: Path):
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(AudioError, match=message):
+        find([tmp_path / "list.csv"])
+
+
+def test_missing_data_is_named(tmp_path: Path, folder: Path):
+    (tmp_path / "lines.jsonl").write_text("not json\n")
+    for inputs, message in (
+        ([], r"give data\.train"),
+        (["nowhere"], "nowhere does not exist"),
+        ([str(tmp_path / "lines.jsonl")], "not one JSON object a line"),
+        ([str(folder), str(folder)], "two recordings have the id"),
+    ):
+        with pytest.raises(AudioError, match=message):
+            select(inputs, tiny().data, "train")
+    with pytest.raises(AudioError, match=r"none of the 10 recordings of data\.train lasts 5 to 60 s"):
+        select([str(folder)], tiny(data={"min_seconds": 5}).data, "train")
