@@ -172,7 +172,9 @@ def main() -> None:
         counts = np.bincount(np.concatenate(toks), minlength=codec.config.quantizer.codebook_size)
         decoded = [audio.resample(sig, codec.sample_rate_hz, SAMPLE_RATE_HZ) for sig in codec.decode(toks)]
         decoded = [np.pad(d, (0, max(0, len(s) - len(d))))[: len(s)] for s, d in zip(sigs, decoded, strict=True)]
-        row = summary([judges(*item) for item in track(list(zip(sigs, decoded, words)), name, console=console)])
+        row = summary(
+            [judges(*item) for item in track(list(zip(sigs, decoded, words, strict=True)), name, console=console)]
+        )
         # how much of the book so many tokens would use, were all codes alike
         alike = 1 - (1 - 1 / len(counts)) ** counts.sum()
         rows[name] = {"kbps": codec.config.bitrate_bps / 1000, **row, **usage(counts), "usage_if_alike": alike}
@@ -184,7 +186,7 @@ def main() -> None:
     for name, (kbps, coder) in others.items():
         decoded = [aligned(sig, coder(sig)) for sig in sigs]
         rows[name] = {"kbps": kbps} | summary(
-            [judges(*item) for item in track(list(zip(sigs, decoded, words)), name, console=console)]
+            [judges(*item) for item in track(list(zip(sigs, decoded, words, strict=True)), name, console=console)]
         )
 
     seconds = sum(map(len, sigs)) / SAMPLE_RATE_HZ

@@ -1,6 +1,7 @@
 """Checkpoints of a run, by Orbax: written beside the training, whole or not at all, and read onto any mesh."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +81,19 @@ class Checkpoints:
         return loaded["state"], dict(host or {})
 
 
-class _readable:
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
     """Turns Orbax's errors, which hide their cause, into one line."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if error is None or isinstance(error, KeyboardInterrupt | CheckpointError):
-            return
-        causes = []
-        while error is not None:
-            if isinstance(error, OSError) and error.errno:
-                raise OSError(error.errno, error.strerror, str(self.folder)) from error
-            causes.append(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
-            error = error.__cause__ or error.__context__
-        raise CheckpointError(f"{self.folder}: {': '.join(dict.fromkeys(causes))[:500]}")
+    try:
+        yield
+    except Exception as error:  # it raises of every kind
+        causes, cause = [], error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno:
+                raise OSError(cause.errno, cause.strerror, str(folder)) from error
+            causes.append((str(cause).strip() or type(cause).__name__).splitlines()[0])
+            cause = cause.__cause__ or cause.__context__
+        raise CheckpointError(f"{folder}: {': '.join(dict.fromkeys(causes))[:500]}") from error
 
 
 def load_params(run_dir: Path, step: int | None = None) -> tuple[Any, int]:

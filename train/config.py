@@ -201,9 +201,8 @@ class TrainConfig:
         if self.stage == "fine-tune" and (not self.trainable or self.model.checkpoint is None):
             problems.append("fine-tuning needs model.checkpoint, and the parts to train in trainable")
         if self.stage != "fine-tune" and self.trainable not in ((), TRAINABLE[self.stage]):
-            problems.append(
-                f"the {self.stage} stage trains {', '.join(TRAINABLE[self.stage])}; stage: fine-tune chooses"
-            )
+            parts = ", ".join(TRAINABLE[self.stage])
+            problems.append(f"the {self.stage} stage trains {parts}; stage: fine-tune chooses")
         if len(set(self.trainable)) != len(self.trainable):
             problems.append("trainable names a part twice")
         if (self.data.crop_seconds is None) == self.whole_model:

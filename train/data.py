@@ -146,9 +146,7 @@ class Pipeline:
         self.config, self.sharding = config, sharding
         shape = (config.batch_size,)
         mine = sharding.addressable_devices_indices_map(shape).values()
-        rows = sorted(
-            {row for (piece,) in mine if piece is not None for row in range(*piece.indices(config.batch_size))}
-        )
+        rows = sorted({row for index in mine if index for row in range(*index[0].indices(config.batch_size))})
         self.rows = {row: place for place, row in enumerate(rows)}
         crop = config.crop_seconds is not None
         self.load = Load(Reader(recordings), tuple(rows), crop, seed or 0)

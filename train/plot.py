@@ -9,6 +9,7 @@ from focalcodec_jax.train.log import METRICS, read_lines
 
 ORDER = ("loss/", "score/", "code_usage", "normalised_entropy", "entropy_", "generator/", "discriminator/", "learning")
 LEFT_OUT = ("not_finite", "epoch")
+STYLES = {"train": {"lw": 0.8, "alpha": 0.7}, "valid": {"lw": 1.6, "marker": ".", "ls": "--"}}
 LOGARITHMIC = ("_norm", "learning_rate")
 
 
@@ -33,10 +34,7 @@ def draw(runs: Sequence[Path], output: Path) -> None:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
         for number, (run, splits) in enumerate(curves.items()):
-            for split, style in (
-                ("train", {"lw": 0.8, "alpha": 0.7}),
-                ("valid", {"lw": 1.6, "marker": ".", "ls": "--"}),
-            ):
+            for split, style in STYLES.items():
                 points = splits[split].get(name, [])
                 if points:
                     label = f"{run.name} {split}"

@@ -49,11 +49,8 @@ def codec_config(config: ModelConfig) -> CodecConfig:
     """
     if config.checkpoint is not None:
         return CodecConfig.from_json(checkpoint_folder(config.checkpoint) / "config.json", dtype=config.dtype)
-    if config.preset is not None:
-        content = CodecConfig.preset(config.preset).to_dict()
-    else:
-        content = dict(config.codec or {})
-    return CodecConfig.from_dict(content, dtype=config.dtype)
+    preset = None if config.preset is None else CodecConfig.preset(config.preset).to_dict()
+    return CodecConfig.from_dict(preset or config.codec or {}, dtype=config.dtype)
 
 
 def fresh(config: TrainConfig, model: FocalCodec, mesh: Mesh) -> Any:
