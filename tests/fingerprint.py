@@ -35,7 +35,7 @@ def first_step(data: str, stage: str, mesh_sizes: str) -> dict:
     if "judges" in state:
         # Fresh discriminators hardly hear a difference between real and fake: their gradient is what is left of two
         # that cancel, and Adam's first step takes its sign. Louder ones have a gradient worth comparing.
-        louder = jax.tree.map(lambda x: 4 * x, state["judges"]["params"])
+        louder = jax.tree.map(lambda x: 8 * x, state["judges"]["params"])
         state["judges"]["params"] = jax.device_put(louder, jax.tree.map(lambda x: x.sharding, louder))
     pipeline = Pipeline(
         select([data], config.data, "train")[0], config.data, sharding.batch_sharding(mesh), seed=0, align=320
@@ -59,8 +59,8 @@ def first_step(data: str, stage: str, mesh_sizes: str) -> dict:
 
 
 if __name__ == "__main__":
-    if "JAX_NUM_PROCESSES" in os.environ:
-        jax.distributed.initialize()
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        jax.distributed.initialize(None, int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"]))
     data, stage, *meshes = sys.argv[1:]
     found = {mesh: first_step(data, stage, mesh) for mesh in meshes}
     if jax.process_index() == 0:

@@ -22,7 +22,17 @@ ORDER = [
     {"inference"},
     {"convert.importing", "convert.verify"},
     {"convert.command"},
+    {"train.config"},
+    {"train.corpus", "train.discriminators", "train.sharding", "train.log", "train.plot"},
+    {"train.losses", "train.prepare"},
+    {"train.stages", "train.checkpoint", "train.start", "train.stopping"},
+    {"train.data", "train.step"},
+    {"train.flops"},
+    {"train.progress", "train.dryrun"},
+    {"train.loop", "train.export"},
+    {"train.command"},
     {"cli"},
+    {"train.__main__"},
 ]
 """Layers of the package; a module imports its own layer and those above in this list."""
 

@@ -21,13 +21,13 @@ from focalcodec_jax.pretrained import SAMPLE, load_pretrained
 from focalcodec_jax.train import sharding
 from focalcodec_jax.train.config import TrainConfig
 from focalcodec_jax.train.export import export
-from focalcodec_jax.train.loop import claim, run
+from focalcodec_jax.train.loop import run
 from focalcodec_jax.train.stages import Batch
-from focalcodec_jax.train.start import codec_config
+from focalcodec_jax.train.start import claim, codec_config
 from focalcodec_jax.train.step import Trainer
 
 CONSOLE = Console(quiet=True)
-TIMES = ("steps_per_second", "audio_hours_per_second", "data_wait_share")
+TIMES = ("steps_per_second", "audio_hours_per_second", "data_wait_share", "tflops_per_second")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A run small enough to compile in seconds, and speech-like recordings to train it on."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,10 @@ def recordings(folder: Path, count: int = 10, seconds: tuple[float, float] = (0.
     for number, length in enumerate(lengths):
         soundfile.write(folder / f"utterance-{number:02d}.flac", voiced(float(length), number), 16_000)
     return folder
+
+
+def free_port() -> int:
+    """A port on this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]

@@ -1,6 +1,8 @@
 """`focalcodec-jax train run`, `plot` and `export`."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +10,22 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from focalcodec_jax.errors import ConfigError
+
 app = typer.Typer(no_args_is_help=True, help="Train a codec, look at its curves, and write it out.")
 console = Console(stderr=True)
+
+
+@contextmanager
+def training_extra() -> Iterator[None]:
+    """The packages that training needs and a plain install lacks."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("focalcodec_jax"):
+            raise
+        raise ConfigError(f'training needs {error.name}: pip install "focalcodec-jax[train]"') from error
+
 
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
 
@@ -27,32 +43,31 @@ def run_(
         bool, typer.Option("--dry-run", help="Show configuration, mesh, shardings, memory and FLOPs; train nothing.")
     ] = False,
     distributed: Annotated[
-        bool,
-        typer.Option(
-            "--distributed",
-            help="One of several processes: found on TPU pods, Slurm and Open MPI, or told by JAX_COORDINATOR_ADDRESS, "
-            "JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
-        ),
+        bool, typer.Option("--distributed", help="One of several processes, as TPU pods, Slurm or Open MPI start them.")
     ] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(envvar="JAX_COORDINATOR_ADDRESS", help="Elsewhere: HOST:PORT of the first of several processes,"),
+    ] = None,
+    num_processes: Annotated[int | None, typer.Option(envvar="JAX_NUM_PROCESSES", help="how many there are,")] = None,
+    process_id: Annotated[int | None, typer.Option(envvar="JAX_PROCESS_ID", help="and which this is, from 0.")] = None,
 ) -> None:
     """Train, or go on training."""
-    from focalcodec_jax.errors import ConfigError
-    from focalcodec_jax.train.config import load_config
+    with training_extra():
+        from focalcodec_jax.train.config import load_config
+        from focalcodec_jax.train.dryrun import show
+        from focalcodec_jax.train.loop import run
 
     resolved = load_config(config, overrides or ())
     if dry_run:
-        from focalcodec_jax.train.dryrun import show
-
         show(resolved, Console())
         return
     if run_dir is None:
         raise ConfigError("give --run-dir, a folder for checkpoints and curves")
-    if distributed:
+    if distributed or coordinator:
         import jax
 
-        jax.distributed.initialize()
-    from focalcodec_jax.train.loop import run
-
+        jax.distributed.initialize(coordinator, num_processes, process_id)
     run(resolved, run_dir, console)
 
 
@@ -62,7 +77,8 @@ def plot(
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, such as curves.png.")],
 ) -> None:
     """Draw the curves of one or several runs."""
-    from focalcodec_jax.train.plot import draw
+    with training_extra():
+        from focalcodec_jax.train.plot import draw
 
     draw(runs, output)
     console.print(f"curves in {output}", highlight=False, soft_wrap=True)
@@ -78,7 +94,8 @@ def export(
     dtype: Annotated[str, typer.Option(help="Type to keep weights in: float32, bfloat16 or float16.")] = "float32",
 ) -> None:
     """Join the parts that runs have trained into one codec, in the layout that `--checkpoint` takes."""
-    from focalcodec_jax.train.export import export as write
+    with training_extra():
+        from focalcodec_jax.train.export import export as write
 
     for line in write(runs, output, step=step, dtype=dtype):
         console.print(line, highlight=False, soft_wrap=True)
@@ -105,7 +122,10 @@ def prepare(
 
     Run again after an interruption, it goes on with the shards that are missing.
     """
-    from focalcodec_jax.train import prepare as packing
+    with training_extra():
+        import array_record as _  # noqa: F401 - workers will need it
+
+        from focalcodec_jax.train import prepare as packing
 
     with console.status("looking through the recordings"):
         shards = packing.plan(inputs, output, per_shard=per_shard, rate_hz=rate_hz, ids=ids)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import yaml
+from jax.sharding import AbstractMesh, Mesh
 from rich.console import Console
 from rich.table import Table
 
@@ -13,9 +14,8 @@ from focalcodec_jax.codec import FocalCodec, initialize
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.train import flops, sharding
 from focalcodec_jax.train.config import TrainConfig
-from focalcodec_jax.train.loop import plain
 from focalcodec_jax.train.stages import Batch
-from focalcodec_jax.train.start import codec_config
+from focalcodec_jax.train.start import codec_config, plain
 from focalcodec_jax.train.step import Trainer
 
 EXAMPLE_SECONDS = 10.0
@@ -38,7 +38,7 @@ def show(config: TrainConfig, console: Console) -> None:
     console.print(memory(state, frozen, mesh))
     batch = example_batch(config)
     seconds = batch.sig.shape[1] / SAMPLE_RATE_HZ
-    step = step_flops(trainer, state, frozen, batch)
+    step = flops.of_step(trainer, state, frozen, batch)
     console.print(
         f"step of {config.data.batch_size} × {seconds:g} s: {step / 1e12:.3g} TFLOP, "
         f"{step / mesh.size / 1e12:.3g} per device (matrix products and convolutions)"
@@ -63,28 +63,7 @@ def example_batch(config: TrainConfig) -> Batch:
     return jax.eval_shape(lambda: Batch(jnp.zeros((size, samples)), none, jnp.zeros(size), none))
 
 
-def step_flops(trainer: Trainer, state: Any, frozen: Any, batch: Batch) -> int:
-    """Operations that a step's mathematics needs: the discriminators' step hears a signal that is there already, and
-    nothing is counted twice for being recomputed."""
-    params = {**frozen, **state["params"]}
-    heard = jax.eval_shape(trainer.outcome, params, batch)
-    judges = state.get("judges")
-    variables = None if judges is None else {name: judges[name] for name in ("params", "spectral")}
-
-    def generator(trained, frozen, judges, batch):
-        return jax.grad(lambda p: trainer.generate(judges, {**frozen, **p}, batch)[0])(trained)
-
-    total = flops.count(generator, state["params"], frozen, variables, batch)
-    if variables is not None:
-
-        def discriminators(params, spectral, heard, batch):
-            return jax.grad(lambda p: trainer.judged(p, spectral, heard, batch)[0])(params)
-
-        total += flops.count(discriminators, variables["params"], variables["spectral"], heard, batch)
-    return total
-
-
-def parameters(state: Any, frozen: Any, mesh: jax.sharding.Mesh) -> Table:
+def parameters(state: Any, frozen: Any, mesh: Mesh) -> Table:
     """Where each kind of parameter lies: one line per network, part and sharding."""
     kinds: dict[tuple[str, str], list[int]] = {}
     trees = {"trained": state["params"], "frozen": frozen, "discriminators": state.get("judges", {}).get("params", {})}
@@ -101,7 +80,7 @@ def parameters(state: Any, frozen: Any, mesh: jax.sharding.Mesh) -> Table:
     return table
 
 
-def memory(state: Any, frozen: Any, mesh: jax.sharding.Mesh) -> Table:
+def memory(state: Any, frozen: Any, mesh: Mesh) -> Table:
     """Bytes of parameters and moments, whole and per device. Activations come on top."""
     judges = state.get("judges", {})
     trees = {
@@ -123,7 +102,7 @@ def memory(state: Any, frozen: Any, mesh: jax.sharding.Mesh) -> Table:
     return table
 
 
-def state_bytes(tree: Any, mesh: jax.sharding.Mesh | None = None) -> int:
+def state_bytes(tree: Any, mesh: Mesh | AbstractMesh | None = None) -> int:
     """Bytes of a tree, on one device of a mesh or in all."""
     if mesh is None:
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

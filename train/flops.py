@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.extend import core
+
+from focalcodec_jax.train.stages import Batch
+from focalcodec_jax.train.step import Trainer
 
 PEAK_BF16_FLOPS = {
     "TPU v4": 275e12,
@@ -23,6 +27,27 @@ def peak_flops(device: jax.Device) -> float | None:
     """None where it is not known, as on a CPU."""
     found = [peak for name, peak in PEAK_BF16_FLOPS.items() if device.device_kind.startswith(name)]
     return found[0] if found else None
+
+
+def of_step(trainer: Trainer, state: Any, frozen: Any, batch: Batch) -> int:
+    """Operations that a step's mathematics needs: the discriminators' step hears a signal that is there already, and
+    nothing is counted twice for being recomputed."""
+    params = {**frozen, **state["params"]}
+    heard = jax.eval_shape(trainer.outcome, params, batch)
+    judges = state.get("judges")
+    variables = None if judges is None else {name: judges[name] for name in ("params", "spectral")}
+
+    def generator(trained, frozen, judges, batch):
+        return jax.grad(lambda p: trainer.generate(judges, {**frozen, **p}, batch)[0])(trained)
+
+    total = count(generator, state["params"], frozen, variables, batch)
+    if variables is not None:
+
+        def discriminators(params, spectral, heard, batch):
+            return jax.grad(lambda p: trainer.judged(p, spectral, heard, batch)[0])(params)
+
+        total += count(discriminators, variables["params"], variables["spectral"], heard, batch)
+    return total
 
 
 def count(function: Callable, *args) -> int:

@@ -2,10 +2,6 @@
 
 import dataclasses
 import math
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,21 +9,20 @@ from typing import Any
 
 import jax
 import numpy as np
-import yaml
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from focalcodec_jax.errors import ConfigError, TrainingError
+from focalcodec_jax.errors import TrainingError
 from focalcodec_jax.train import sharding
 from focalcodec_jax.train.checkpoint import Checkpoints
 from focalcodec_jax.train.config import OptimizerConfig, TrainConfig
 from focalcodec_jax.train.data import Pipeline, select
 from focalcodec_jax.train.log import Log, usage
-from focalcodec_jax.train.progress import Progress
-from focalcodec_jax.train.start import starting_codec
+from focalcodec_jax.train.progress import Progress, Window
+from focalcodec_jax.train.stages import Batch
+from focalcodec_jax.train.start import claim, starting_codec
 from focalcodec_jax.train.step import Trainer
-
-CONFIG = "config.yaml"
+from focalcodec_jax.train.stopping import Stop, stop_signal
 
 
 @dataclass
@@ -129,8 +124,9 @@ class Loop:
         self.validate_every = config.validate_every or self.per_epoch
         self.window = Window()
         self.read, self.bad, self.named = 0, 0, set()
+        self.flops: dict[int, int] = {}
 
-    def run(self, state: Any, frozen: Any, start: int, stop: "Stop") -> None:
+    def run(self, state: Any, frozen: Any, start: int, stop: Stop) -> None:
         """Train from the step after `start`."""
         config = self.config
         batches = self.pipeline.batches(start, self.total, config.data.workers)
@@ -141,10 +137,11 @@ class Loop:
                     batch, reasons = next(batches)
                 self.name_bad(step, reasons)
                 rate = np.float32(self.learning_rate(step))
+                flop = self.flop(state, frozen, batch)
                 state, metrics = self.compiled.step(state, frozen, batch, rate)
                 # The device works on this step while the host reads the one before.
                 self.note(waiting)
-                waiting = (step, {**metrics, "learning_rate": rate})
+                waiting = (step, {**metrics, "learning_rate": rate, "flop": flop})
                 stopping = stop(step)
                 validating = self.valid is not None and (step % self.validate_every == 0 or step == self.total)
                 saving = validating or stopping or step % config.checkpoint.every == 0 or step == self.total
@@ -158,6 +155,13 @@ class Loop:
                     self.console.print(f"asked to stop: saved step {step}; the same command goes on from there")
                     return
             self.console.print(f"done: {self.total} steps")
+
+    def flop(self, state: Any, frozen: Any, batch: Batch) -> int:
+        """Operations of a step, counted once for each length of batch."""
+        samples = batch.sig.shape[1]
+        if samples not in self.flops:
+            self.flops[samples] = flops.of_step(self.compiled.trainer, state, frozen, batch)
+        return self.flops[samples]
 
     def learning_rate(self, step: int) -> float:
         return learning_rate(self.config.optimizer, step, self.total, self.per_epoch) * self.host.rate_factor
@@ -260,47 +264,6 @@ class Loop:
         self.checkpoints.save(step, state, {"host": dataclasses.asdict(self.host), "batches": step}, loss)
 
 
-class Window:
-    """Means over the steps between two lines of the log."""
-
-    def __init__(self):
-        self.started, self.waited, self.steps = time.monotonic(), 0.0, 0
-        self.sums: dict[str, float] = {}
-        self.counts: np.ndarray | None = None
-
-    @contextmanager
-    def wait(self) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.waited += time.monotonic() - started
-
-    def add(self, values: dict[str, float], counts: np.ndarray | None) -> None:
-        self.steps += 1
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        if counts is not None:
-            self.counts = counts if self.counts is None else self.counts + counts
-
-    @property
-    def elapsed(self) -> float:
-        return max(time.monotonic() - self.started, 1e-9)
-
-    @property
-    def speed(self) -> dict[str, float]:
-        hours = self.sums.get("samples", 0) / 16_000 / 3600
-        return {
-            "steps_per_second": self.steps / self.elapsed,
-            "audio_hours_per_second": hours / self.elapsed,
-            "data_wait_share": self.waited / self.elapsed,
-        }
-
-    def means(self) -> dict[str, float]:
-        values = {name: value / self.steps for name, value in self.sums.items() if name != "samples"}
-        if self.counts is not None:
-            values |= usage(self.counts)
-        return values | self.speed
-
-
 # --- beginning and end -----------------------------------------------------------------------------------------
 
 
@@ -331,74 +294,3 @@ def learning_rate(config: OptimizerConfig, step: int, total: int, per_epoch: int
     if config.schedule == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * (step - 1) / total))
     return rate
-
-
-def claim(run_dir: Path, config: TrainConfig, first: bool) -> dict[str, Any]:
-    """Write the configuration into the run folder, or compare with what is there.
-
-    Returns:
-        What has changed since, by key: (before, now).
-
-    Raises:
-        ConfigError: the folder's checkpoints are of another model, stage or order of data.
-    """
-    path, now = run_dir / CONFIG, flat(config.to_dict())
-    changes = {}
-    if path.is_file():
-        before = flat(yaml.safe_load(path.read_text()))
-        changes = {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now) if before.get(k) != now.get(k)}
-        fixed = {k: v for k, v in changes.items() if k.startswith(FIXED)}
-        if fixed:
-            listed = "; ".join(f"{key} was {was!r}, now {is_!r}" for key, (was, is_) in fixed.items())
-            raise ConfigError(f"{run_dir} holds a run of another configuration ({listed}); give another --run-dir")
-    if first:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(plain(config.to_dict()), sort_keys=False, allow_unicode=True))
-    return changes
-
-
-FIXED = ("stage", "model.checkpoint", "model.preset", "model.codec", "model.input_gain", "trainable", "discriminator")
-"""Keys on which a checkpoint's meaning rests; others may change when a run goes on, and the log says so."""
-
-
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(content, dict) and content:
-        return {k: v for key, value in content.items() for k, v in flat(value, f"{prefix}{key}.").items()}
-    return {prefix[:-1]: plain(content)}
-
-
-def plain(content: Any) -> Any:
-    """Tuples as lists, as YAML reads them back."""
-    if isinstance(content, dict):
-        return {key: plain(value) for key, value in content.items()}
-    return [plain(item) for item in content] if isinstance(content, list | tuple) else content
-
-
-class Stop:
-    """Whether to stop after a step: asked by SIGTERM or Ctrl-C, and agreed on by all processes."""
-
-    def __init__(self):
-        self.asked = False
-
-    def __call__(self, step: int) -> bool:
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.asked
-
-    def ask(self, *_) -> None:
-        self.asked = True
-
-
-@contextmanager
-def stop_signal() -> Iterator[Stop]:
-    """Among processes, JAX listens for SIGTERM and finds a step that all of them reach."""
-    stop = Stop()
-    if jax.process_count() > 1:
-        yield stop
-        return
-    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,12 +1,61 @@
-"""What a running training shows."""
+"""What a running training measures between two lines of its log, and shows."""
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from focalcodec_jax.train.loop import Window
+from focalcodec_jax.config import SAMPLE_RATE_HZ
+from focalcodec_jax.train import flops
+from focalcodec_jax.train.log import usage
+
+
+class Window:
+    """Means over the steps between two lines of the log."""
+
+    def __init__(self):
+        self.started, self.waited, self.steps = time.monotonic(), 0.0, 0
+        self.sums: dict[str, float] = {}
+        self.counts: np.ndarray | None = None
+
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.waited += time.monotonic() - started
+
+    def add(self, values: dict[str, float], counts: np.ndarray | None) -> None:
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        if counts is not None:
+            self.counts = counts if self.counts is None else self.counts + counts
+
+    @property
+    def elapsed(self) -> float:
+        return max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def speed(self) -> dict[str, float]:
+        hours = self.sums.get("samples", 0) / SAMPLE_RATE_HZ / 3600
+        rate = self.sums.get("flop", 0) / self.elapsed
+        peak = flops.peak_flops(jax.devices()[0])
+        return {
+            "steps_per_second": self.steps / self.elapsed,
+            "audio_hours_per_second": hours / self.elapsed,
+            "data_wait_share": self.waited / self.elapsed,
+            "tflops_per_second": rate / 1e12,
+        } | ({} if peak is None else {"mfu": rate / (peak * jax.device_count())})
+
+    def means(self) -> dict[str, float]:
+        values = {name: value / self.steps for name, value in self.sums.items() if name not in ("samples", "flop")}
+        if self.counts is not None:
+            values |= usage(self.counts)
+        return values | self.speed
 
 
 class Progress:
@@ -30,7 +79,7 @@ class Progress:
     def __exit__(self, *problem) -> None:
         self.bar.stop()
 
-    def update(self, step: int, loss: float, window: "Window") -> None:
+    def update(self, step: int, loss: float, window: Window) -> None:
         speed = window.speed
         text = (
             f"{speed['steps_per_second']:.2f} steps/s · {speed['audio_hours_per_second']:.3g} audio-h/s · "

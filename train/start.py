@@ -1,20 +1,23 @@
-"""The codec that a run begins with."""
+"""What a run begins with: its folder, and the codec in it."""
 
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import yaml
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from focalcodec_jax.codec import FocalCodec, initialize
 from focalcodec_jax.config import CodecConfig
+from focalcodec_jax.errors import ConfigError
 from focalcodec_jax.pretrained import checkpoint_folder, load_pretrained, save_pretrained
 from focalcodec_jax.train import sharding
 from focalcodec_jax.train.config import ModelConfig, TrainConfig
 
+CONFIG = "config.yaml"
 CODEC = "codec"
 """Folder in a run that holds the codec as training began, so that a run needs nothing outside it to go on."""
 FIRST_CONV = "encoder/feature_extractor/layers_0/conv/kernel"
@@ -70,3 +73,47 @@ def _load(folder: Path, config: ModelConfig, mesh: Mesh) -> tuple[FocalCodec, An
     model, variables = load_pretrained(folder, dtype=config.dtype)
     params = jax.device_get(variables["params"])
     return model, sharding.put(params, sharding.shardings(params, mesh))
+
+
+# --- the run folder ---------------------------------------------------------------------------------------------
+
+
+def claim(run_dir: Path, config: TrainConfig, first: bool) -> dict[str, Any]:
+    """Write the configuration into the run folder, or compare with what is there.
+
+    Returns:
+        What has changed since, by key: (before, now).
+
+    Raises:
+        ConfigError: the folder's checkpoints are of another model, stage or order of data.
+    """
+    path, now = run_dir / CONFIG, flat(config.to_dict())
+    changes = {}
+    if path.is_file():
+        before = flat(yaml.safe_load(path.read_text()))
+        changes = {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now) if before.get(k) != now.get(k)}
+        fixed = {k: v for k, v in changes.items() if k.startswith(FIXED)}
+        if fixed:
+            listed = "; ".join(f"{key} was {was!r}, now {is_!r}" for key, (was, is_) in fixed.items())
+            raise ConfigError(f"{run_dir} holds a run of another configuration ({listed}); give another --run-dir")
+    if first:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(plain(config.to_dict()), sort_keys=False, allow_unicode=True))
+    return changes
+
+
+FIXED = ("stage", "model.checkpoint", "model.preset", "model.codec", "model.input_gain", "trainable", "discriminator")
+"""Keys on which a checkpoint's meaning rests; others may change when a run goes on, and the log says so."""
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(content, dict) and content:
+        return {k: v for key, value in content.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: plain(content)}
+
+
+def plain(content: Any) -> Any:
+    """Tuples as lists, as YAML reads them back."""
+    if isinstance(content, dict):
+        return {key: plain(value) for key, value in content.items()}
+    return [plain(item) for item in content] if isinstance(content, list | tuple) else content
