@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import typer
-from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 
@@ -37,8 +37,8 @@ def import_(
     """Import a checkpoint and write it in the official layout, which this package and PyTorch both load."""
     imported = import_checkpoint(source, preset=preset, layers=layers, seed=seed)
     save_pretrained(output, imported.model, imported.variables, metadata={"source": source, "layout": imported.layout})
-    params = flatten_dict(imported.variables["params"], sep="/")
-    size = sum(math.prod(array.shape) for array in params.values())
+    params = jax.tree.leaves(imported.variables["params"])
+    size = sum(math.prod(array.shape) for array in params)
     console.print(f"{source}: {imported.layout} → {output} ({len(params)} tensors, {size / 1e6:.1f} M)", soft_wrap=True)
     for reason, names in imported.dropped.items():
         console.print(f"  left out {len(names)}: {reason}", highlight=False)

@@ -87,6 +87,7 @@ def locate(source: str) -> Path:
     if source.count("/") != 1 or path.suffix in (".pt", ".bin", ".safetensors"):
         raise CheckpointError(f"{source} does not exist, and is not a hub name such as microsoft/wavlm-large")
     fetch(source, ("config.json",))
+    missing: CheckpointError | None = None
     for name in WEIGHT_NAMES:
         try:
             return fetch(source, (name,)) / name

@@ -81,15 +81,13 @@ def compare(step_a: Step, step_b: Step, sig: np.ndarray) -> Report:
     """Run both through every stage."""
     a = b = sig[None]
     stages = []
-    lats: np.ndarray | None = None
+    toks_a = toks_b = lats = np.empty(0)
     for stage, method in STAGES:
         alone = step_b(method, a)
         a, b = step_a(method, a), step_b(method, b)
         stages.append(StageError(stage, a.shape, _error(a, alone), _error(a, b)))
         if stage == "compressor":
-            lats = a
-            toks_a, toks_b = step_a("lats_to_toks", a), step_b("lats_to_toks", b)
-    assert lats is not None
+            lats, toks_a, toks_b = a, step_a("lats_to_toks", a), step_b("lats_to_toks", b)
     differ = toks_a != toks_b
     unsure = (np.abs(lats) < NEAR_ZERO).any(axis=-1)
     return Report(tuple(stages), toks_a.size, int(differ.sum()), int((differ & unsure).sum()))

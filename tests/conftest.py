@@ -1,6 +1,12 @@
 """Shared fixtures. Shapes in annotations are checked while the tests run."""
 
-from jaxtyping import install_import_hook
+import os
+
+# Compiling is most of what small tests do, and takes half as long without optimisation. `XLA_FLAGS= pytest` optimises,
+# as users' programs are.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("focalcodec_jax", "typecheck.check")
 

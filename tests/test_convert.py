@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import GOLDEN, applied, load_golden, relative_error
+from fullsize import write_wavlm
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -133,41 +134,15 @@ def test_sources_that_cannot_be_imported(tmp_path: Path):
 @pytest.mark.large
 def test_full_shape_wavlm_lands_in_the_50_hz_preset(tmp_path: Path):
     """Random weights of WavLM-large's own shapes; two layers more than are kept, to save memory."""
-    rng = np.random.default_rng(0)
-    tiny = load_file(GOLDEN / "wavlm_hf/model.safetensors")
-    full = {16: 512, 32: 1024, 64: 4096, 4: 16}  # tiny sizes → WavLM-large's
-
-    def grown(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if "original0" in name:
-            return (1, 1, 128)
-        if "original1" in name:
-            return (1024, 64, 128)
-        if "gru_rel_pos_linear" in name:
-            return (8, 64)[: len(shape)]
-        if "conv_layers" in name and len(shape) == 3:
-            return (512, 1 if shape[1] == 1 else 512, shape[2])
-        return tuple(full.get(size, size) for size in shape)
-
-    tensors = {}
-    for name, tensor in tiny.items():
-        for layer in range(8) if ".layers.2." in name else (0,):
-            shape = grown(name, tensor.shape)
-            tensors[name.replace(".layers.2.", f".layers.{layer}.")] = rng.normal(0, 0.02, shape).astype(np.float32)
+    tensors = write_wavlm(tmp_path / "wavlm")
     source = tmp_path / "wavlm"
-    source.mkdir()
-    save_file(tensors, source / "model.safetensors")
-    sizes = {"conv_dim": [512] * 7, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
-    position = {"num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16, "num_hidden_layers": 8}
-    config = json.loads((GOLDEN / "wavlm_hf/config.json").read_text())
-    (source / "config.json").write_text(json.dumps(config | sizes | position))
-
     run("convert", "import", source, "-o", tmp_path / "codec", "--preset", "focalcodec_50hz")
     model, variables = load_pretrained(tmp_path / "codec")
     assert model.config == PRESETS["focalcodec_50hz"]
     projection = tensors["feature_projection.projection.weight"]
     np.testing.assert_array_equal(variables["params"]["encoder"]["feature_proj"]["kernel"], projection.T)
-    toks = applied(model, variables)("sig_to_toks", rng.normal(size=(1, 16000)).astype(np.float32))
-    assert toks.shape == (1, 49)
+    sig = np.random.default_rng(0).normal(size=(1, 16000)).astype(np.float32)
+    assert applied(model, variables)("sig_to_toks", sig).shape == (1, 49)
 
 
 # --- the table

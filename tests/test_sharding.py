@@ -17,7 +17,6 @@ from focalcodec_jax.errors import ConfigError
 from focalcodec_jax.train import dryrun, sharding
 
 HERE = Path(__file__).parent
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.mark.parametrize("preset", ["focalcodec_50hz", "focalcodec_50hz_4k_causal"])
@@ -93,7 +92,7 @@ def folder(tmp_path_factory) -> Path:
 
 def start(folder: Path, stage: str, meshes: list[str], devices: int, **environment: str) -> subprocess.Popen:
     command = [sys.executable, str(HERE / "fingerprint.py"), str(folder), stage, *meshes]
-    base = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": FAST_COMPILE}
+    base = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(command, env={**os.environ, **base, **environment}, stdout=subprocess.PIPE, text=True)
 
 

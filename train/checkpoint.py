@@ -31,10 +31,12 @@ class Checkpoints:
         if config.keep_every:
             keep.append(policies.EveryNSteps(config.keep_every))
         self.folder = run_dir / "checkpoints"
+        every_call: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+        kept: Any = policies.AnyPreservationPolicy(keep)
         self._checkpointer = ocp.training.Checkpointer(
-            self.folder.absolute(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(keep),
+            str(self.folder.absolute()),
+            save_decision_policy=every_call,
+            preservation_policy=kept,
             cleanup_tmp_directories=True,
         )
 
@@ -63,7 +65,7 @@ class Checkpoints:
         """
         if self.latest == step:
             return
-        metrics = None if validation_loss is None else {"loss": validation_loss}
+        metrics: Any = None if validation_loss is None else {"loss": validation_loss}
         with _readable(self.folder):
             self._checkpointer.save_checkpointables_async(
                 step, {"state": state}, custom_metadata=dict(host), metrics=metrics
@@ -77,7 +79,7 @@ class Checkpoints:
         """
         with _readable(self.folder):
             loaded = self._checkpointer.load_checkpointables(step, {"state": target})
-            host = self._checkpointer.checkpointables_metadata(step).custom_metadata
+            host: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
         return loaded["state"], dict(host or {})
 
 
@@ -108,13 +110,13 @@ def load_params(run_dir: Path, step: int | None = None) -> tuple[Any, int]:
         raise CheckpointError(f"{run_dir} holds no checkpoints; give a run folder of `train run`")
     partial = ocp.Context()
     partial.pytree_options.loading.partial_load = True
-    with partial, ocp.training.Checkpointer(folder.absolute()) as checkpointer:
-        kept = {checkpoint.step: checkpoint.metrics for checkpoint in checkpointer.checkpoints}
+    with partial, ocp.training.Checkpointer(str(folder.absolute())) as checkpointer:
+        kept: dict[int, Any] = {checkpoint.step: checkpoint.metrics for checkpoint in checkpointer.checkpoints}
         if not kept:
             raise CheckpointError(f"{folder} holds no whole checkpoint yet")
         if step is None:
-            scored = {at: metrics["loss"] for at, metrics in kept.items() if metrics}
-            step = min(scored, key=scored.__getitem__) if scored else max(kept)
+            scored = [(metrics["loss"], at) for at, metrics in kept.items() if metrics]
+            step = min(scored)[1] if scored else max(kept)
         if step not in kept:
             raise CheckpointError(f"{folder} holds no step {step}; it has {', '.join(map(str, kept))}")
         with _readable(folder):

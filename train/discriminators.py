@@ -134,7 +134,7 @@ class Discriminators(nn.Module):
         for scale in range(self.config.num_scales):
             if scale:
                 # Zeros at the edges count in the average, as in the original's pooling.
-                x = nn.avg_pool(x, (4,), (2,), [(2, 2)], count_include_pad=True)
+                x = nn.avg_pool(pad_frames(x, 2, 2), (4,), (2,))
             judgements.append(ScaleDiscriminator(self.config, scale == 0, self.dtype, name=f"scale_{scale}")(x))
         return judgements
 

@@ -23,7 +23,7 @@ PEAK_BF16_FLOPS = {
 """Dense bfloat16 peak of one device, by the beginning of its `device_kind`, as its vendor states it."""
 
 
-def peak_flops(device: jax.Device) -> float | None:
+def peak_flops(device: Any) -> float | None:
     """None where it is not known, as on a CPU."""
     found = [peak for name, peak in PEAK_BF16_FLOPS.items() if device.device_kind.startswith(name)]
     return found[0] if found else None
@@ -58,7 +58,7 @@ def count(function: Callable, *args) -> int:
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr: core.Jaxpr) -> int:
+def _count(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params

@@ -72,7 +72,7 @@ class Log:
             for kind, sig in (("real", real), ("fake", fake)):
                 self.board.add_audio(f"{name}/{kind}", np.clip(sig, -1, 1), step, SAMPLE_RATE_HZ)
         if self.wandb:
-            import wandb
+            wandb = _extra("wandb", "log.wandb")
 
             audio = {f"{name}/{kind}": wandb.Audio(s, SAMPLE_RATE_HZ) for kind, s in (("real", real), ("fake", fake))}
             self.wandb.log({**audio, f"spectrogram/{name}": wandb.Image(image)}, step=step)

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 from focalcodec_jax.errors import TrainingError
-from focalcodec_jax.train import sharding
+from focalcodec_jax.train import flops, sharding
 from focalcodec_jax.train.checkpoint import Checkpoints
 from focalcodec_jax.train.config import OptimizerConfig, TrainConfig
 from focalcodec_jax.train.data import Pipeline, select

@@ -90,7 +90,8 @@ def outcome(config: TrainConfig, model: FocalCodec, params: Params, batch: Batch
         apply = partial(model.apply, method=method)
         if config.model.remat:
             apply = jax.checkpoint(apply)
-        return apply({"params": params}, x, *(() if lengths is None else (lengths,)))
+        out: Any = apply({"params": params}, x, *(() if lengths is None else (lengths,)))
+        return out
 
     if config.stage == "quantizer":
         return quantizer(config, model, run, batch)

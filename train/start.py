@@ -60,7 +60,7 @@ def fresh(config: TrainConfig, model: FocalCodec, mesh: Mesh) -> Any:
     """Random parameters, born where they belong."""
 
     def init(key: jax.Array) -> Any:
-        params = flatten_dict(initialize(model, key)["params"], sep="/")
+        params: dict[str, Any] = flatten_dict(initialize(model, key)["params"], sep="/")
         params[FIRST_CONV] *= config.model.input_gain
         return unflatten_dict(params, sep="/")
 

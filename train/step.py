@@ -85,7 +85,8 @@ class Trainer:
         """
         micro = split(batch, self.config.optimizer.accumulate)
         metrics: Metrics = {}
-        judges, frozen = state.get("judges"), gather(frozen)
+        judges: Any = state.get("judges")
+        frozen = gather(frozen)
         if judges is not None:
 
             def judge(params: Tree, batch: Batch):
@@ -119,7 +120,7 @@ class Trainer:
         """The same, of signals already computed."""
         assert self.discriminators is not None
         variables = {"params": judges, "spectral": spectral}
-        both = jax.lax.stop_gradient(jnp.concatenate([heard.real, heard.fake]))
+        both = jax.lax.stop_gradient(jnp.concatenate([heard.real, heard.fake]))  # pyright: ignore[reportArgumentType]
         judged, changed = self.discriminators.apply(variables, both, mutable=["spectral"])
         real, fake = (jax.tree.map(lambda x, half=half: jnp.split(x, 2)[half], judged) for half in (0, 1))
         loss = losses.discriminator_loss(real, fake, batch.rows)
@@ -137,10 +138,10 @@ class Trainer:
         terms = dict(heard.terms)
         if judges is not None:
             assert self.discriminators is not None
-            fake = self.discriminators.apply(judges, heard.fake)
+            fake: Any = self.discriminators.apply(judges, heard.fake)
             terms["adversarial"] = losses.adversarial_loss(fake, batch.rows)
             if self.config.loss.matching:
-                real = jax.lax.stop_gradient(self.discriminators.apply(judges, heard.real))
+                real: Any = jax.lax.stop_gradient(self.discriminators.apply(judges, heard.real))
                 terms["matching"] = losses.matching_loss(real, fake, batch.rows)
         loss = self.total(terms)
         noted = {"loss/total": loss} | {f"loss/{name}": value for name, value in terms.items()} | heard.notes
@@ -168,6 +169,7 @@ class Trainer:
 
     def updated(self, state: Tree, grads: Tree, learning_rate: Array) -> tuple[Tree, Metrics]:
         """One optimizer step on `state["params"]`, and the norms that tell how it went."""
+        moments: Any
         directions, moments = self.optimizer.update(grads, state["moments"], state["params"])
         updates = jax.tree.map(lambda direction: -learning_rate * direction, directions)
         norms = {

@@ -1,0 +1,128 @@
+"""Full-size training steps compiled ahead of time for TPU pods, without a TPU.
+
+    pip install -e ".[train,tpu]"
+    JAX_PLATFORMS=cpu python benchmarks/pods.py -o pods.json
+
+For each stage and topology: memory per chip, operations, and the bytes that collectives move, as XLA's TPU compiler
+plans them. The batch grows with the chips (two recordings a chip), so that equal numbers per chip from 8 to 256 chips
+are weak scaling. Nothing runs: how long a step takes is not known, only what it does.
+"""
+
+import argparse
+import json
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from rich.console import Console
+from rich.table import Table
+
+from focalcodec_jax.train import dryrun, flops, sharding
+from focalcodec_jax.train.config import TrainConfig, from_dict
+from focalcodec_jax.train.loop import Compiled
+from focalcodec_jax.train.stages import Batch
+
+TOPOLOGIES = ("v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16")
+PER_CHIP = 2
+CHIP_GIB = 16.0
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
+
+
+def configuration(stage: str, chips: int, fsdp: int, seconds: float) -> TrainConfig:
+    return from_dict(
+        {
+            "stage": stage,
+            "model": {"preset": "focalcodec_50hz", "dtype": "bfloat16"},
+            "data": {"batch_size": PER_CHIP * chips, "max_seconds": seconds},
+            "mesh": {"fsdp": fsdp},
+            "steps": 1,
+        }
+    )
+
+
+def compile_step(config: TrainConfig, devices: list, seconds: float) -> dict[str, Any]:
+    """Compile a stage's step for these devices, and read off what it needs."""
+    mesh = sharding.make_mesh(config.mesh, config.data.batch_size, devices)
+    trainer, state, frozen = dryrun.abstract(config)
+    params = state["params"]
+    compiled = Compiled(trainer, mesh, params, frozen)
+    samples = round(seconds * 16_000)
+    split = sharding.batch_sharding(mesh)
+
+    def shape(*size: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(size, dtype, sharding=split)
+
+    rows = config.data.batch_size
+    batch = Batch(shape(rows, samples), shape(rows, dtype=jnp.int32), shape(rows), shape(rows, dtype=jnp.int32))
+    where = sharding.shardings(frozen, mesh)
+    frozen = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), frozen, where)
+    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated(mesh))
+    started = time.monotonic()
+    program = compiled.step.lower(compiled.target, frozen, batch, rate).compile()
+    memory = program.memory_analysis()
+    step = flops.of_step(trainer, state, frozen, batch)
+    moved = collectives(program.as_text())
+    return {
+        "chips": len(devices),
+        "mesh": dict(mesh.shape),
+        "batch": rows,
+        "seconds": seconds,
+        "compile_seconds": round(time.monotonic() - started, 1),
+        "arguments_gib": memory.argument_size_in_bytes / 2**30,
+        "temporary_gib": memory.temp_size_in_bytes / 2**30,
+        "tflop_per_chip": step / len(devices) / 1e12,
+        "collectives": {kind: {"count": count, "mib": size / 2**20} for kind, (count, size) in moved.items()},
+    }
+
+
+def collectives(program: str) -> dict[str, tuple[int, int]]:
+    """How many of each kind a compiled program has, and the bytes of their results on one chip."""
+    found: dict[str, tuple[int, int]] = {}
+    pattern = r"= (\([^=]*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+    for shapes, kind, _ in re.findall(pattern, program):
+        sizes = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+        total = sum(_BYTES.get(t, 4) * math.prod(int(n) for n in dims.split(",") if n) for t, dims in sizes)
+        count, before = found.get(kind, (0, 0))
+        found[kind] = (count + 1, before + total)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--topology", action="append", help=f"such as v5e:4x4; default {', '.join(TOPOLOGIES)}")
+    parser.add_argument("--stage", action="append", help="quantizer, decoder; default both")
+    parser.add_argument("--fsdp", type=int, action="append", help="fsdp sizes; default 1 and 8")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a recording")
+    parser.add_argument("-o", "--output", type=Path, help="also write the numbers as JSON")
+    arguments = parser.parse_args()
+
+    rows = []
+    table = Table(title=f"{PER_CHIP} recordings of {arguments.seconds:g} s a chip, bfloat16")
+    for column in ("stage", "topology", "mesh", "GiB kept", "GiB working", "TFLOP a chip", "collectives", "compile s"):
+        table.add_column(column)
+    for topology in arguments.topology or TOPOLOGIES:
+        devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        for stage in arguments.stage or ("quantizer", "decoder"):
+            for fsdp in arguments.fsdp or (1, 8):
+                config = configuration(stage, len(devices), fsdp, arguments.seconds)
+                row = {"stage": stage, "topology": topology, **compile_step(config, devices, arguments.seconds)}
+                rows.append(row)
+                moved = ", ".join(f"{v['count']} {k} {v['mib']:.0f} MiB" for k, v in row["collectives"].items())
+                mesh = " × ".join(map(str, row["mesh"].values()))
+                table.add_row(
+                    stage, topology, mesh, f"{row['arguments_gib']:.2f}", f"{row['temporary_gib']:.2f}",
+                    f"{row['tflop_per_chip']:.3f}", moved, f"{row['compile_seconds']:.0f}",
+                )  # fmt: skip
+                Console(stderr=True).print(json.dumps(row))
+                if arguments.output:
+                    arguments.output.write_text(json.dumps(rows, indent=2) + "\n")
+    Console(width=170).print(table)
+
+
+if __name__ == "__main__":
+    main()
