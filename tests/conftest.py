@@ -6,7 +6,7 @@ import os
 # as users' programs are.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 install_import_hook("focalcodec_jax", "typecheck.check")
 

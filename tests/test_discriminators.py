@@ -26,7 +26,7 @@ def test_parameter_count_of_hifigan():
 
 
 def test_spectral_norm_finds_the_largest_singular_value():
-    layer = NormedConv(8, 5, 1, 2, True, jnp.float32)
+    layer = NormedConv(8, 5, 1, 2, True, False, jnp.float32)
     x = jnp.ones((1, 12, 6))
     variables = layer.init(jax.random.key(0), x)
     kernel = np.asarray(variables["params"]["kernel"]).reshape(-1, 8)
@@ -46,6 +46,9 @@ def test_judging_leaves_spectral_state_alone_unless_training():
     judgements = judge(sig)
     assert [len(j.layers) for j in judgements] == [6, 8, 8]
     assert all(j.scores.shape[0] == 2 and j.layers[-1].shape == j.scores.shape for j in judgements)
+    in_groups = jax.jit(Discriminators(NARROW, jnp.float32, split=True).apply)(variables, sig)
+    for one, other in zip(jax.tree.leaves(in_groups), jax.tree.leaves(judgements), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
     # one recording's judgement does not depend on the other
     for one, both in zip(judge(sig.at[1].set(0)), judgements, strict=True):
         np.testing.assert_allclose(one.scores[0], both.scores[0], rtol=1e-5)

@@ -130,7 +130,7 @@ def test_power_iteration_is_torchs():
     """One training step from the same u, as HiFi-GAN's `spectral_norm` takes it."""
     import torch
 
-    layer = NormedConv(8, 5, 1, 1, True, jnp.float32)
+    layer = NormedConv(8, 5, 1, 1, True, False, jnp.float32)
     x = jnp.ones((1, 12, 6))
     variables = layer.init(jax.random.key(0), x)
     y, changed = layer.apply(variables, x, mutable=["spectral"])

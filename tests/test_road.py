@@ -30,8 +30,8 @@ def validation_losses(run_dir: Path, name: str) -> list[float]:
 
 
 def test_from_wavlm_to_a_codec_that_speaks(tmp_path: Path):
-    """Validation, on speech that training has not seen, falls: features to 0.7 of where they were after one step, mel
-    to 0.95."""
+    """On speech that training has not seen, the loss falls from the first validation to the third: of features to
+    0.8, of mel to 0.97."""
     sig = audio.read(SAMPLE)
     for split, start, stop in (("train", 0, 6), ("valid", 6, 7)):
         for second in range(start, stop):
@@ -42,7 +42,7 @@ def test_from_wavlm_to_a_codec_that_speaks(tmp_path: Path):
     command("convert", "import", tmp_path / "wavlm", "-o", tmp_path / "start", "--preset", "focalcodec_50hz")
     command("prepare", tmp_path / "train", "-o", tmp_path / "shards", "--rate-hz", 16_000)
 
-    runs = {"quantizer_50hz": ("loss/feature", 9, 0.7), "decoder_16khz": ("loss/mel", 7, 0.95)}
+    runs = {"quantizer_50hz": ("loss/feature", 6, 0.8), "decoder_16khz": ("loss/mel", 6, 0.97)}
     for recipe, (loss, steps, ratio) in runs.items():
         changes = {
             "model.checkpoint": tmp_path / "start",
@@ -52,13 +52,12 @@ def test_from_wavlm_to_a_codec_that_speaks(tmp_path: Path):
             "data.workers": 0,
             "epochs": "null",
             "steps": steps,
-            "validate_every": steps - 1,
+            "validate_every": steps // 3,
             "checkpoint.every": 1000,
             "log.every": 1,
         }
         overrides = [f"{key}={value}" for key, value in changes.items()]
         run_dir = tmp_path / recipe
-        command("train", "run", recipe, "--run-dir", run_dir, *overrides, "validate_every=1", "steps=1")
         command("train", "run", recipe, "--run-dir", run_dir, *overrides)
         first, *_, last = validation_losses(run_dir, loss)
         assert last < ratio * first, (recipe, first, last)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from focalcodec_jax.layers import Dtype, conv, pad_frames
+from focalcodec_jax.layers import Dtype, grouped_conv, pad_frames, plain_conv
 from focalcodec_jax.train.config import DiscriminatorConfig
 
 Kernel = Float[Array, "kernel dim_in_per_group dim_out"]
@@ -46,6 +46,7 @@ class NormedConv(nn.Module):
     stride: int
     groups: int
     spectral: bool
+    split: bool
     dtype: Dtype
 
     @nn.compact
@@ -60,7 +61,8 @@ class NormedConv(nn.Module):
             scale = self.param("scale", lambda _: jnp.sqrt((kernel**2).sum(axis=(0, 1))))
             kernel = weight_norm(kernel, scale)
         pad = (self.kernel_size - 1) // 2
-        y = conv(pad_frames(x.astype(self.dtype), pad, pad), kernel.astype(self.dtype), self.stride, self.groups)
+        convolve = grouped_conv if self.split else plain_conv
+        y = convolve(pad_frames(x.astype(self.dtype), pad, pad), kernel.astype(self.dtype), self.stride, self.groups)
         return y + bias.astype(self.dtype)
 
     def _largest_singular_value(self, kernel: Kernel) -> Float[Array, ""]:
@@ -89,10 +91,10 @@ class PeriodDiscriminator(nn.Module):
         x = padded.reshape(batch, -1, self.period).swapaxes(1, 2).reshape(batch * self.period, -1, 1)
         layers = []
         for index, (dim, stride) in enumerate(zip(PERIOD_CHANNELS, PERIOD_STRIDES, strict=True)):
-            layer = NormedConv(self.config.channels(dim), 5, stride, 1, False, self.dtype, name=f"convs_{index}")
+            layer = NormedConv(self.config.channels(dim), 5, stride, 1, False, False, self.dtype, name=f"convs_{index}")
             x = nn.leaky_relu(layer(x), 0.1)
             layers.append(x.reshape(batch, self.period, *x.shape[1:]))
-        x = NormedConv(1, 3, 1, 1, False, self.dtype, name="output")(x)
+        x = NormedConv(1, 3, 1, 1, False, False, self.dtype, name="output")(x)
         layers.append(x.reshape(batch, self.period, *x.shape[1:]))
         return Judgement(layers[-1].astype(jnp.float32), layers)
 
@@ -102,6 +104,7 @@ class ScaleDiscriminator(nn.Module):
 
     config: DiscriminatorConfig
     spectral: bool
+    split: bool
     dtype: Dtype
 
     @nn.compact
@@ -111,18 +114,25 @@ class ScaleDiscriminator(nn.Module):
         for index, (dim, kernel_size, stride, groups) in enumerate(shapes):
             dim = self.config.channels(dim)
             groups = math.gcd(groups, dim, x.shape[-1]) if x.shape[-1] > 1 else 1
-            layer = NormedConv(dim, kernel_size, stride, groups, self.spectral, self.dtype, name=f"convs_{index}")
+            layer = NormedConv(
+                dim, kernel_size, stride, groups, self.spectral, self.split, self.dtype, name=f"convs_{index}"
+            )
             x = nn.leaky_relu(layer(x), 0.1)
             layers.append(x)
-        x = NormedConv(1, 3, 1, 1, self.spectral, self.dtype, name="output")(x)
+        x = NormedConv(1, 3, 1, 1, self.spectral, False, self.dtype, name="output")(x)
         return Judgement(x.astype(jnp.float32), [*layers, x])
 
 
 class Discriminators(nn.Module):
-    """All of them, judging a batch of signals (batch, samples)."""
+    """All of them, judging a batch of signals (batch, samples).
+
+    `split` computes grouped convolutions as dense ones, group by group: needed where the batch is whole along an axis
+    of the mesh (see `layers.grouped_conv`), and many more operations to compile.
+    """
 
     config: DiscriminatorConfig
     dtype: Dtype
+    split: bool = False
 
     @nn.compact
     def __call__(self, sig: Float[Array, "batch samples"]) -> list[Judgement]:
@@ -135,7 +145,9 @@ class Discriminators(nn.Module):
             if scale:
                 # Zeros at the edges count in the average, as in the original's pooling.
                 x = nn.avg_pool(pad_frames(x, 2, 2), (4,), (2,))
-            judgements.append(ScaleDiscriminator(self.config, scale == 0, self.dtype, name=f"scale_{scale}")(x))
+            judgements.append(
+                ScaleDiscriminator(self.config, scale == 0, self.split, self.dtype, name=f"scale_{scale}")(x)
+            )
         return judgements
 
 

@@ -41,7 +41,9 @@ class Trainer:
         self.config, self.model = config, model
         self.optimizer = optimizer(config.optimizer)
         self.discriminators = (
-            Discriminators(config.discriminator, jnp.dtype(config.model.dtype)) if config.adversarial else None
+            Discriminators(config.discriminator, jnp.dtype(config.model.dtype), split=config.mesh.tensor != 1)
+            if config.adversarial
+            else None
         )
 
     def init(self, params: Tree, key: jax.Array) -> State:
