@@ -99,7 +99,7 @@ def torch_worker(preset: str, batch: int, seconds: float, config: dict | None) -
     return about, steps
 
 
-def serve(kind: str) -> None:
+def serve(worker: Callable[..., tuple[dict, dict[str, Step]]]) -> None:
     """Answer requests, one line of JSON each: first how to set up, then names of steps until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not come between the answers
@@ -108,7 +108,7 @@ def serve(kind: str) -> None:
         print(json.dumps(message), file=answers, flush=True)
 
     try:
-        about, steps = {"jax": jax_worker, "torch": torch_worker}[kind](**json.loads(sys.stdin.readline()))
+        about, steps = worker(**json.loads(sys.stdin.readline()))
     except ImportError as error:
         answer({"error": str(error)})
         return
@@ -124,11 +124,11 @@ def serve(kind: str) -> None:
 class Worker:
     """One side of the comparison, in a process of its own."""
 
-    def __init__(self, kind: str, python: str, path: Path | None, setup: dict):
+    def __init__(self, kind: str, python: str, path: Path | None, setup: dict, script: str = __file__):
         paths = [str(path)] if path else []
         paths += [old] if (old := os.environ.get("PYTHONPATH")) else []
         self.process = subprocess.Popen(
-            [python, __file__, "--worker", kind],
+            [python, script, "--worker", kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        serve(args.worker)
+        serve({"jax": jax_worker, "torch": torch_worker}[args.worker])
         return
     rows = [row for batch in args.batch for row in measure(args, batch)]
     report(args.preset, rows)

@@ -1,6 +1,8 @@
 """Run in a clean environment that holds the built wheel and nothing else, outside the repository."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import focalcodec_jax
@@ -17,6 +19,12 @@ for name in ("train", "convert", "configs"):
     assert (site / "focalcodec_jax" / name).is_dir()
     assert not (site / "focalcodec_jax" / name).is_symlink()
 assert (site / "focalcodec_jax/py.typed").is_file()
+
+assert (site / "focalcodec_jax/configs/smoke.yaml").is_file()
+command = [Path(sys.executable).parent / "focalcodec-jax", "train", "run", "smoke", "--dry-run"]
+said = subprocess.run(command, capture_output=True, text=True, check=False)
+assert said.returncode == 2, said
+assert 'pip install "focalcodec-jax[train]"' in said.stderr, said
 
 codec = focalcodec_jax.Codec.from_pretrained()
 sig = focalcodec_jax.audio.read(focalcodec_jax.pretrained.SAMPLE)

@@ -51,7 +51,7 @@ def test_file_tree_names_what_is_there():
     tree = re.search(r"## Files\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert tree
     listed = set(re.findall(r"[\w/]+\.py|^\w+/", tree[1], re.MULTILINE))
-    here = {path.name for folder in ("focalcodec_jax", "convert") for path in (ROOT / folder).glob("*.py")}
+    here = {path.name for folder in ("focalcodec_jax", "convert", "train") for path in (ROOT / folder).glob("*.py")}
     quiet = {"__init__.py", "version.py", "errors.py", "files.py", "command.py"}
     assert here - quiet <= {Path(name).name for name in listed}
     assert all((ROOT / name).exists() or Path(name).name in here for name in listed)

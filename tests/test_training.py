@@ -1,6 +1,7 @@
 """Training runs, small ones: they learn, stop well, go on as if never stopped, and become a codec."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from focalcodec_jax.pretrained import SAMPLE, load_pretrained
 from focalcodec_jax.train import sharding
 from focalcodec_jax.train.config import TrainConfig
 from focalcodec_jax.train.export import export
+from focalcodec_jax.train.log import Log
 from focalcodec_jax.train.loop import run
 from focalcodec_jax.train.stages import Batch
 from focalcodec_jax.train.start import claim, codec_config
@@ -50,6 +52,20 @@ def quantizer(folder: Path, tmp_path_factory) -> Path:
     return run_dir
 
 
+def test_tensorboard_shows_and_plays(decoder: Path):
+    content = b"".join(path.read_bytes() for path in (decoder / "tensorboard").iterdir())
+    for tag in ("train/score/real", "valid/loss/mel", "spectrogram/valid_1", "valid_0/fake", "valid_1/real"):
+        assert tag.encode() in content
+    assert b"valid_2" not in content
+
+
+def test_missing_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = tiny(log={"wandb": "speech"})
+    with pytest.raises(ConfigError, match=r'log.wandb needs wandb: pip install "focalcodec-jax\[wandb\]"'):
+        Log(tmp_path, config.log, {}, step=0, first=True)
+
+
 @pytest.fixture(scope="module")
 def decoder(folder: Path, quantizer: Path, tmp_path_factory) -> Path:
     """A run of the decoder stage from the same codec; it is left after three steps, and goes on to six."""
@@ -62,7 +78,8 @@ def decoder(folder: Path, quantizer: Path, tmp_path_factory) -> Path:
 def decoder_config(folder: Path, quantizer: Path, **changes: Any) -> TrainConfig:
     data = {"train": [str(folder)], "valid": [str(folder)]}
     model = {"codec": None, "checkpoint": str(quantizer / "codec")}
-    return tiny("decoder", data=data, model=model, checkpoint={"every": 100}, **changes)
+    log = {"every": 1, "tensorboard": True, "examples": 2}
+    return tiny("decoder", data=data, model=model, checkpoint={"every": 100}, log=log, **changes)
 
 
 def test_a_run_learns_and_says_so(quantizer: Path):

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -262,11 +263,9 @@ def load_config(name_or_file: str | Path, overrides: Iterable[str] = ()) -> Trai
 
 def config_file(name_or_file: str | Path) -> Path:
     """A YAML file's path, or that of the file of this name in the package."""
-    path, packaged = Path(name_or_file), Path(__file__).parents[1] / "configs"
+    path, packaged = Path(name_or_file), Path(str(resources.files("focalcodec_jax") / "configs"))
     if path.is_file():
         return path
-    if not packaged.is_dir():  # installed beside it, where the symlinks are folders
-        packaged = Path(__file__).parent.parent / "configs"
     inside = packaged / f"{name_or_file}.yaml"
     if inside.is_file():
         return inside

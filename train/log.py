@@ -1,5 +1,6 @@
 """Where a run's numbers go: `metrics.jsonl` always, TensorBoard and Weights & Biases if asked for."""
 
+import importlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -34,9 +35,9 @@ class Log:
                 part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - open as long as the run
         if config.tensorboard:
-            self.board = _extra("tensorboardX", "log.tensorboard").SummaryWriter(str(run_dir / "tensorboard"))
+            self.board = _extra("tensorboardX", "tensorboard").SummaryWriter(str(run_dir / "tensorboard"))
         if config.wandb:
-            wandb = _extra("wandb", "log.wandb")
+            wandb = _extra("wandb", "wandb")
             self.wandb = wandb.init(
                 project=config.wandb, dir=str(run_dir), name=run_dir.name, resume="allow", config=dict(run_config)
             )
@@ -72,8 +73,7 @@ class Log:
             for kind, sig in (("real", real), ("fake", fake)):
                 self.board.add_audio(f"{name}/{kind}", np.clip(sig, -1, 1), step, SAMPLE_RATE_HZ)
         if self.wandb:
-            wandb = _extra("wandb", "log.wandb")
-
+            wandb = _extra("wandb", "wandb")
             audio = {f"{name}/{kind}": wandb.Audio(s, SAMPLE_RATE_HZ) for kind, s in (("real", real), ("fake", fake))}
             self.wandb.log({**audio, f"spectrogram/{name}": wandb.Image(image)}, step=step)
 
@@ -103,8 +103,8 @@ def usage(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _extra(module: str, key: str):
+def _extra(module: str, extra: str):
     try:
-        return __import__(module)
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{key} needs {module}: pip install {module}") from error
+        raise ConfigError(f'log.{extra} needs {module}: pip install "focalcodec-jax[{extra}]"') from error
