@@ -1,8 +1,7 @@
 """`focalcodec-jax train run`, `plot` and `export`."""
 
+import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,15 +15,18 @@ app = typer.Typer(no_args_is_help=True, help="Train a codec, look at its curves,
 console = Console(stderr=True)
 
 
-@contextmanager
-def training_extra() -> Iterator[None]:
-    """The packages that training needs and a plain install lacks."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("focalcodec_jax"):
-            raise
-        raise ConfigError(f'training needs {error.name}: pip install "focalcodec-jax[train]"') from error
+NEEDED = ("array_record", "grain", "librosa", "optax", "orbax", "yaml")
+
+
+def check_installed() -> None:
+    """Refuse to begin without the packages that a plain install lacks.
+
+    Raises:
+        ConfigError: names them, and how to install them.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f'training needs {", ".join(missing)}: pip install "focalcodec-jax[train]"')
 
 
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
@@ -53,10 +55,10 @@ def run_(
     process_id: Annotated[int | None, typer.Option(envvar="JAX_PROCESS_ID", help="and which this is, from 0.")] = None,
 ) -> None:
     """Train, or go on training."""
-    with training_extra():
-        from focalcodec_jax.train.config import load_config
-        from focalcodec_jax.train.dryrun import show
-        from focalcodec_jax.train.loop import run
+    check_installed()
+    from focalcodec_jax.train.config import load_config
+    from focalcodec_jax.train.dryrun import show
+    from focalcodec_jax.train.loop import run
 
     resolved = load_config(config, overrides or ())
     if dry_run:
@@ -77,8 +79,7 @@ def plot(
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, such as curves.png.")],
 ) -> None:
     """Draw the curves of one or several runs."""
-    with training_extra():
-        from focalcodec_jax.train.plot import draw
+    from focalcodec_jax.train.plot import draw
 
     draw(runs, output)
     console.print(f"curves in {output}", highlight=False, soft_wrap=True)
@@ -94,8 +95,8 @@ def export(
     dtype: Annotated[str, typer.Option(help="Type to keep weights in: float32, bfloat16 or float16.")] = "float32",
 ) -> None:
     """Join the parts that runs have trained into one codec, in the layout that `--checkpoint` takes."""
-    with training_extra():
-        from focalcodec_jax.train.export import export as write
+    check_installed()
+    from focalcodec_jax.train.export import export as write
 
     for line in write(runs, output, step=step, dtype=dtype):
         console.print(line, highlight=False, soft_wrap=True)
@@ -122,10 +123,8 @@ def prepare(
 
     Run again after an interruption, it goes on with the shards that are missing.
     """
-    with training_extra():
-        import array_record as _  # noqa: F401 - workers will need it
-
-        from focalcodec_jax.train import prepare as packing
+    check_installed()
+    from focalcodec_jax.train import prepare as packing
 
     with console.status("looking through the recordings"):
         shards = packing.plan(inputs, output, per_shard=per_shard, rate_hz=rate_hz, ids=ids)
