@@ -1,7 +1,8 @@
 """Writing files so that they appear whole or not at all."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,3 +22,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_lines(path: str | Path, lines: Iterable[Mapping]) -> None:
+    """Write one JSON object a line; the file appears whole or not at all.
+
+    Raises:
+        OSError: as `written_whole`.
+    """
+    with written_whole(path) as part:
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

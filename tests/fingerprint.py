@@ -28,8 +28,7 @@ def first_step(data: str, stage: str, mesh_sizes: str) -> dict:
     mesh = sharding.make_mesh(config.mesh, config.data.batch_size)
     model = FocalCodec(codec_config(config.model))
     params = fresh(config, model, mesh)
-    trained = {part: params[part] for part in config.parts}
-    frozen = {part: params[part] for part in params if part not in config.parts}
+    trained, frozen = config.parted(params)
     compiled = Compiled(Trainer(config, model), mesh, trained, frozen)
     state = compiled.init(trained, jax.random.key(1))
     if "judges" in state:

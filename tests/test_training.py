@@ -228,8 +228,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
     found = []
     for accumulate in (1, 4):
         one, params = trainer("quantizer", optimizer={"accumulate": accumulate}, loss={"entropy": 0.0})
-        trained = {part: params[part] for part in one.config.parts}
-        frozen = {part: params[part] for part in params if part not in trained}
+        trained, frozen = one.config.parted(params)
         state, metrics = jax.jit(one.step)(one.init(trained, jax.random.key(0)), frozen, batch, jnp.float32(1e-3))
         found.append((state["params"], metrics))
     (params, metrics), (params_again, metrics_again) = found

@@ -220,6 +220,11 @@ class TrainConfig:
         """Parts that are trained."""
         return self.trainable or TRAINABLE[self.stage]
 
+    def parted(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A codec's parameters by part: those that are trained, and those that stay."""
+        trained = {part: params[part] for part in self.parts}
+        return trained, {part: params[part] for part in params if part not in trained}
+
     @property
     def whole_model(self) -> bool:
         """Crops go through the whole codec, to be compared as audio."""

@@ -126,15 +126,14 @@ class Reader:
     def __getstate__(self):
         return {"recordings": self.recordings, "_shards": {}}
 
-    def read(self, index: int, start: int = 0, samples: int | None = None) -> np.ndarray:
-        """A recording at 16 kHz, or `samples` of it from `start`.
+    def read(self, index: int) -> np.ndarray:
+        """A recording at 16 kHz, (samples,) float32.
 
         Raises:
             AudioError: missing, unreadable, empty, or not finite.
         """
         recording = self.recordings[index]
-        sig = self._from_shard(recording) if recording.record is not None else audio.read(recording.path)
-        return sig[start:] if samples is None else sig[start : start + samples]
+        return self._from_shard(recording) if recording.record is not None else audio.read(recording.path)
 
     def _from_shard(self, recording: Recording) -> np.ndarray:
         import grain

@@ -50,8 +50,7 @@ def abstract(config: TrainConfig) -> tuple[Trainer, Any, Any]:
     model = FocalCodec(codec_config(config.model))
     trainer = Trainer(config, model)
     params = jax.eval_shape(lambda key: initialize(model, key), jax.random.key(0))["params"]
-    trained = {part: params[part] for part in config.parts}
-    frozen = {part: params[part] for part in params if part not in config.parts}
+    trained, frozen = config.parted(params)
     return trainer, jax.eval_shape(trainer.init, trained, jax.random.key(0)), frozen
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.errors import ConfigError
-from focalcodec_jax.files import written_whole
+from focalcodec_jax.files import write_lines
 from focalcodec_jax.train.config import LogConfig
 
 METRICS = "metrics.jsonl"
@@ -30,9 +30,7 @@ class Log:
             return
         path = run_dir / METRICS
         if path.exists():
-            kept = [line for line in read_lines(path) if line["step"] <= step]
-            with written_whole(path) as part:
-                part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            write_lines(path, [line for line in read_lines(path) if line["step"] <= step])
         self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - open as long as the run
         if config.tensorboard:
             self.board = _extra("tensorboardX", "tensorboard").SummaryWriter(str(run_dir / "tensorboard"))

@@ -41,9 +41,9 @@ def run(config: TrainConfig, run_dir: Path, console: Console) -> None:
 
     Raises:
         ConfigError: an impossible mesh, or a run folder of another configuration.
-        AudioError: no recordings, or too many that cannot be read.
+        AudioError: no recordings.
         CheckpointError: the codec to begin from, or a checkpoint to go on from, cannot be read.
-        TrainingError: losses or gradients stayed not finite.
+        TrainingError: losses or gradients stayed not finite, or too many recordings cannot be read.
         OSError: a checkpoint could not be written.
     """
     mesh = sharding.make_mesh(config.mesh, config.data.batch_size)
@@ -52,8 +52,7 @@ def run(config: TrainConfig, run_dir: Path, console: Console) -> None:
     with console.status("loading the codec"):
         model, params = starting_codec(config, run_dir, mesh)
     trainer = Trainer(config, model)
-    trained = {part: params[part] for part in config.parts}
-    frozen = {part: params[part] for part in params if part not in config.parts}
+    trained, frozen = config.parted(params)
 
     align = model.config.encoder.samples_per_frame * math.prod(model.config.compressor.factors)
     pipeline, valid = pipelines(config, mesh, align, console)
@@ -170,8 +169,8 @@ class Loop:
         """Read a step's numbers; log their means when enough are together.
 
         Raises:
-            TrainingError: the loss or the gradient has not been finite for too long.
-            AudioError: too many recordings could not be read.
+            TrainingError: the loss or the gradient has not been finite for too long, or too many recordings could not
+                be read.
         """
         if waiting is None:
             return

@@ -14,7 +14,7 @@ import soundfile
 
 from focalcodec_jax import audio
 from focalcodec_jax.errors import AudioError
-from focalcodec_jax.files import written_whole
+from focalcodec_jax.files import write_lines, written_whole
 from focalcodec_jax.train.corpus import MANIFEST, Recording, find, pack
 
 PLAN = "prepare.json"
@@ -93,8 +93,7 @@ def prepare(shards: Sequence[Shard], workers: int) -> Iterator[tuple[int, float]
     folder = shards[0].folder
     lines = [line for shard in shards for line in _lines(shard.listing)]
     for name, failed in ((MANIFEST, False), (FAILURES, True)):
-        with written_whole(folder / name) as part:
-            part.write_text("".join(json.dumps(line) + "\n" for line in lines if ("error" in line) == failed))
+        write_lines(folder / name, (line for line in lines if ("error" in line) == failed))
 
 
 def write(shard: Shard) -> float:
@@ -116,8 +115,7 @@ def write(shard: Shard) -> float:
             lines.append({**entry, "shard": shard.path.name, "record": record})
             record += 1
         writer.close()
-    with written_whole(shard.listing) as part:
-        part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_lines(shard.listing, lines)
     return sum(line["seconds"] for line in lines)
 
 
