@@ -151,30 +151,40 @@ class Worker:
 # --- comparison ------------------------------------------------------------------------------------------------------
 
 
-def measure(args: argparse.Namespace, batch: int) -> list[dict]:
-    """One row per step."""
-    setup = {"preset": args.preset, "batch": batch, "seconds": args.seconds, "config": None}
+def start(args: argparse.Namespace, setup: dict, script: str = __file__) -> dict[str, Worker]:
+    """Ours, and the original where it can run; `setup` is what the script's workers take, but for `config`."""
     root = Path(__file__).resolve().parent.parent
-    sides = {"ours": Worker("jax", sys.executable, root, setup)}
+    sides = {"ours": Worker("jax", sys.executable, root, setup | {"config": None}, script)}
     if "error" in sides["ours"].about:
         raise SystemExit(f"Cannot run: {sides['ours'].about['error']}")
-    setup["config"] = sides["ours"].about["config"]
-    original = Worker("torch", args.original_python, args.original, setup)
+    config = sides["ours"].about["config"]
+    original = Worker("torch", args.original_python, args.original, setup | {"config": config}, script)
     if "error" in original.about:
         original.stop()
         print(f"Without the original: {original.about['error']}", file=sys.stderr)
     else:
         sides["original"] = original
+    return sides
 
+
+def take_turns(sides: dict[str, Worker], step: str, repeats: int) -> dict[str, list[dict]]:
+    """Each side's answers to `repeats` requests, after one that warms up."""
+    turns: dict[str, list[dict]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name, side in sides.items():
+            time.sleep(REST_SECONDS)
+            answer = side.ask(step)
+            if turn:
+                turns[name].append(answer)
+    return turns
+
+
+def measure(args: argparse.Namespace, batch: int) -> list[dict]:
+    """One row per step."""
+    sides = start(args, {"preset": args.preset, "batch": batch, "seconds": args.seconds})
     rows = []
     for step in STEPS:
-        turns = {name: [] for name in sides}
-        for turn in range(args.repeats + 1):
-            for name, side in sides.items():
-                time.sleep(REST_SECONDS)
-                answer = side.ask(step)
-                if turn:  # the first is a warm-up
-                    turns[name].append(answer)
+        turns = take_turns(sides, step, args.repeats)
         rows.append({"step": step, "batch": batch, "seconds": args.seconds} | summary(sides, turns, step))
     for side in sides.values():
         side.stop()

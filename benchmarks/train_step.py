@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from codec import REST_SECONDS, SAMPLE_RATE_HZ, Worker, serve
+from codec import SAMPLE_RATE_HZ, serve, start, take_turns
 
 Step = Callable[[], None]
 STAGES = ("quantizer", "decoder")
@@ -255,25 +255,9 @@ def torch_discriminators(width: float):
 
 def measure(args: argparse.Namespace, stage: str, dtype: str) -> dict:
     setup = {"stage": stage, "preset": args.preset, "batch": args.batch, "seconds": args.seconds}
-    setup |= {"width": args.width, "dtype": dtype, "config": None}
-    root = Path(__file__).resolve().parent.parent
-    sides = {"ours": Worker("jax", sys.executable, root, setup, __file__)}
-    if "error" in sides["ours"].about:
-        raise SystemExit(f"Cannot run: {sides['ours'].about['error']}")
-    setup["config"] = sides["ours"].about["config"]
-    original = Worker("torch", args.original_python, args.original, setup, __file__)
-    if "error" in original.about:
-        original.stop()
-        print(f"Without the original: {original.about['error']}", file=sys.stderr)
-    else:
-        sides["original"] = original
-    turns: dict[str, list[dict]] = {name: [] for name in sides}
-    for turn in range(args.repeats + 1):
-        for name, side in sides.items():
-            time.sleep(REST_SECONDS)
-            answer = side.ask("step")
-            if turn:  # the first is a warm-up
-                turns[name].append(answer)
+    setup |= {"width": args.width, "dtype": dtype}
+    sides = start(args, setup, __file__)
+    turns = take_turns(sides, "step", args.repeats)
     about = sides["ours"].about
     row = {"stage": stage, "dtype": dtype, "batch": args.batch, "seconds": args.seconds, "width": args.width}
     row |= {name: about[name] for name in ("compile_seconds", "tflop", "working_mib")}
