@@ -17,7 +17,7 @@ from focalcodec_jax.cli import app
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.train import prepare as packing, sharding
 from focalcodec_jax.train.corpus import Reader, find
-from focalcodec_jax.train.data import NOTHING, Load, Pipeline, Plan, select
+from focalcodec_jax.train.data import NOTHING, Load, Pipeline, Plan, Planned, select
 
 LENGTHS = np.random.default_rng(0).gamma(4.0, 16_000, 203).astype(int) + 2000
 
@@ -74,6 +74,28 @@ def test_rows_are_the_same_however_they_are_divided(folder: Path):
     for name in ("sig", "lengths", "crop", "bad"):
         np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), whole[name])
     assert len({row.tobytes() for row in whole["sig"]}) == 8
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.0, 1.25])
+def test_speed_changes_pitch_and_pace_and_not_the_length(speed: float, tmp_path: Path):
+    time = np.arange(32_000) / 16_000
+    soundfile.write(tmp_path / "rising.wav", 0.3 * np.sin(2 * np.pi * (400 + 50 * time) * time), 16_000)
+    found = find([tmp_path])
+    crop = Load(Reader(found), (0,), True, 0, (speed, speed))(Planned(0, 16_000, (0,)))
+    assert crop["lengths"] == 16_000
+    half_way = crop["crop"] * (32_000 - 16_000 * speed) / 16_000 + speed / 2  # in the recording, seconds
+    pitch = np.abs(np.fft.rfft(crop["sig"][0, 7000:9000] * np.hanning(2000), 32_000)).argmax() / 2
+    assert pitch == pytest.approx(speed * (400 + 100 * half_way), abs=2)
+
+
+def test_speeds_differ_between_crops_and_are_within_the_range(folder: Path):
+    found = find([folder])
+    lengths = [r.samples for r in found]
+    plan = Planned(4, 16_000, tuple(range(len(found))))  # longer than all, so that nothing is cropped
+    played = Load(Reader(found), tuple(range(len(found))), True, 0, (0.8, 1.25))(plan)["lengths"]
+    speeds = np.array(lengths) / played
+    assert 0.79 < speeds.min() < 0.9
+    assert 1.1 < speeds.max() < 1.26
 
 
 def pipeline(source: Path, **data) -> Pipeline:

@@ -92,15 +92,16 @@ def test_hinges_and_matching_by_hand():
     np.testing.assert_allclose(losses.mean_score([one, other], rows), 0)
 
 
-@pytest.mark.parametrize(("n_fft", "hop"), [(1024, 320), (640, 320), (256, 64)])
-def test_log_mel_equals_librosa(n_fft: int, hop: int):
+@pytest.mark.parametrize(("n_fft", "hop", "floor"), [(1024, 320, 1e-5), (640, 320, 1e-5), (256, 64, 0.2)])
+def test_log_mel_equals_librosa(n_fft: int, hop: int, floor: float):
     sig = np.random.default_rng(0).normal(size=(2, 5000)).astype(np.float32)
-    config = MelConfig(n_fft=n_fft, hop_length=hop, num_mels=20)
+    config = MelConfig(n_fft=n_fft, hop_length=hop, num_mels=20, floor=floor)
     found = losses.log_mel(jnp.asarray(sig), config, 16_000)
     magnitude = librosa.feature.melspectrogram(
         y=sig, sr=16_000, n_fft=n_fft, hop_length=hop, n_mels=20, fmax=8000, power=1, pad_mode="constant"
     )
-    np.testing.assert_allclose(found, np.log(magnitude).swapaxes(1, 2), atol=2e-4)
+    assert (magnitude < floor).any() == (floor == 0.2)
+    np.testing.assert_allclose(found, np.log(np.maximum(magnitude, floor)).swapaxes(1, 2), atol=2e-4)
 
 
 def test_losses_know_no_padding():

@@ -50,6 +50,8 @@ def test_overrides_are_yaml(tmp_path: Path):
         ("trainable=[decoder]", "fine-tune chooses"),
         ("stage=fine-tune", r"needs model\.checkpoint, and the parts"),
         ("data.crop_seconds=null", r"need data\.crop_seconds"),
+        ("data.speed=[1.2, 0.8]", r"data\.speed is the slowest and the fastest"),
+        ("data.speed=1.2", r"data\.speed: .*, got 1\.2"),
         ("data: [", "not key.sub=value"),
         ("data.train=[", "not YAML"),
     ],

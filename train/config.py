@@ -61,6 +61,9 @@ class DataConfig:
     """Recordings per step, over all devices."""
     crop_seconds: PositiveFloat | None = None
     """Random crops of this length, by the end-to-end stages. The others take whole recordings."""
+    speed: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    """Each crop plays at a random speed between these, pitch and formants with it: more voices than were recorded (Ko
+    et al., 2015)."""
     min_seconds: NonNegativeFloat = 0.1
     max_seconds: PositiveFloat = 60.0
     """Recordings outside are left out, and counted."""
@@ -81,6 +84,8 @@ class MelConfig:
     num_mels: PositiveInt = 80
     min_hz: NonNegativeFloat = 0.0
     max_hz: PositiveFloat = 8000.0
+    floor: PositiveFloat = 1e-5
+    """Magnitudes below count as this: how quiet a band may be and still matter."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -208,6 +213,9 @@ class TrainConfig:
             problems.append("trainable names a part twice")
         if (self.data.crop_seconds is None) == self.whole_model:
             problems.append("end-to-end and fine-tune need data.crop_seconds, the other stages take whole recordings")
+        slowest, fastest = self.data.speed
+        if slowest > fastest or (self.data.speed != (1.0, 1.0) and self.data.crop_seconds is None):
+            problems.append("data.speed is the slowest and the fastest, for stages with data.crop_seconds")
         if self.data.min_seconds > self.data.max_seconds:
             problems.append("data.min_seconds exceeds data.max_seconds")
         if self.data.batch_size % self.optimizer.accumulate:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from focalcodec_jax import audio
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.train.config import DataConfig
@@ -104,6 +105,7 @@ class Load:
     rows: tuple[int, ...]
     crop: bool
     seed: int
+    speed: tuple[float, float] = (1.0, 1.0)
 
     def __call__(self, planned: Planned) -> dict[str, Any]:
         count = len(self.rows)
@@ -115,7 +117,8 @@ class Load:
             if index == NOTHING:
                 continue
             # Of the place in the global batch, so that no division of the work changes it.
-            crop[row] = np.random.default_rng((self.seed, planned.number, place)).random(dtype=np.float32)
+            rng = np.random.default_rng((self.seed, planned.number, place))
+            crop[row] = rng.random(dtype=np.float32)
             try:
                 read = self.reader.read(index)
             except AudioError as error:
@@ -123,8 +126,11 @@ class Load:
                 reasons.append((self.reader.recordings[index].id, str(error)))
                 continue
             if self.crop:
-                start = int(crop[row] * (max(0, len(read) - planned.samples) + 1))
-                read = read[start:]
+                # a recording of another rate, taken for one of 16 kHz, plays at another speed
+                rate_hz = round(SAMPLE_RATE_HZ * np.exp(rng.uniform(*np.log(self.speed))))
+                wanted = math.ceil(planned.samples * rate_hz / SAMPLE_RATE_HZ)
+                start = int(crop[row] * (max(0, len(read) - wanted) + 1))
+                read = audio.resample(read[start : start + wanted], rate_hz, SAMPLE_RATE_HZ)
             read = read[: planned.samples]
             sig[row, : len(read)], lengths[row] = read, len(read)
         return {"sig": sig, "lengths": lengths, "crop": crop, "bad": bad, "reasons": reasons}
@@ -149,7 +155,7 @@ class Pipeline:
         rows = sorted({row for index in mine if index for row in range(*index[0].indices(config.batch_size))})
         self.rows = {row: place for place, row in enumerate(rows)}
         crop = config.crop_seconds is not None
-        self.load = Load(Reader(recordings), tuple(rows), crop, seed or 0)
+        self.load = Load(Reader(recordings), tuple(rows), crop, seed or 0, config.speed)
 
     def batches(self, start: int, stop: int, workers: int) -> Iterator[tuple[Batch, list[tuple[str, str]]]]:
         """Batches start … stop − 1 on the devices, each with the recordings it lacks, by id and reason."""

@@ -47,10 +47,10 @@ def mel_basis(config: MelConfig, rate_hz: int) -> np.ndarray:
 
 
 def log_mel(sig: Float[Array, "batch samples"], config: MelConfig, rate_hz: int) -> Float[Array, "batch frames mels"]:
-    """Logarithm of the mel magnitudes, which are held above 1e-5."""
+    """Logarithm of the mel magnitudes, which are held above `config.floor`."""
     magnitude = stft_magnitude(sig, config.n_fft, config.hop_length)
     mel = jnp.matmul(magnitude, mel_basis(config, rate_hz), precision=jax.lax.Precision.HIGHEST)
-    return jnp.log(jnp.maximum(mel, 1e-5))
+    return jnp.log(jnp.maximum(mel, config.floor))
 
 
 def mel_loss(
