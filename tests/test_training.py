@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
-from training import recordings, tiny
+from training import recordings, tiny, voiced
 from typer.testing import CliRunner
 
 from focalcodec_jax import Codec, audio
@@ -57,6 +57,27 @@ def test_tensorboard_shows_and_plays(decoder: Path):
     for tag in ("train/score/real", "valid/loss/mel", "spectrogram/valid_1", "valid_0/fake", "valid_1/real"):
         assert tag.encode() in content
     assert b"valid_2" not in content
+
+
+@pytest.mark.live
+def test_weights_and_biases_shows_and_plays_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Offline, where wandb keeps what it would send."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run_dir, config = tmp_path / "voices", tiny(log={"wandb": "speech"})
+    run_dir.mkdir()
+    for step in (2, 3):
+        log = Log(run_dir, config.log, config.to_dict(), step=step, first=True)
+        log.scalars(step, "valid", {"loss/mel": 1 / step})
+        assert log.shows_examples
+        log.example(step, "valid_0", voiced(0.5, 0), voiced(0.5, 1))
+        log.close()
+    logged = sorted((run_dir / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(logged) == 2
+    assert len({path.name for path in logged}) == 1, "one run there, too"
+    for tag in (b"valid/loss/mel", b"valid_0/fake", b"valid_0/real", b"spectrogram/valid_0"):
+        assert all(tag in path.read_bytes() for path in logged)
+    media = {path.suffix for path in run_dir.rglob("media/**/*.*")}
+    assert media == {".wav", ".png"}
 
 
 def test_missing_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

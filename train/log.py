@@ -15,6 +15,8 @@ from focalcodec_jax.files import write_lines
 from focalcodec_jax.train.config import LogConfig
 
 METRICS = "metrics.jsonl"
+WANDB_ID = "wandb_id"
+"""File in the run folder that says which run on Weights & Biases this is, so that it goes on there as well."""
 
 
 class Log:
@@ -36,9 +38,16 @@ class Log:
             self.board = _extra("tensorboardX", "tensorboard").SummaryWriter(str(run_dir / "tensorboard"))
         if config.wandb:
             wandb = _extra("wandb", "wandb")
+            known_as = run_dir / WANDB_ID
             self.wandb = wandb.init(
-                project=config.wandb, dir=str(run_dir), name=run_dir.name, resume="allow", config=dict(run_config)
+                project=config.wandb,
+                dir=str(run_dir),
+                name=run_dir.name,
+                id=known_as.read_text() if known_as.exists() else None,
+                resume="allow",
+                config=dict(run_config),
             )
+            known_as.write_text(self.wandb.id)
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One line: step, split, and every scalar by name."""
