@@ -47,7 +47,7 @@ CheckpointOption = Annotated[
         "-c",
         metavar="NAME_OR_FOLDER",
         help="A hub name such as lucadellalib/focalcodec_50hz, or a folder with config.json and model.safetensors. "
-        "Without it, the small untrained codec in this package, whose output is noise.",
+        "Without it, the small demo codec in this package.",
     ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
@@ -85,16 +85,16 @@ def _plain(text: str) -> str:
 
 def load(checkpoint: str | None, device: Device) -> "Codec":
     from focalcodec_jax.inference import Codec
-    from focalcodec_jax.pretrained import UNTRAINED
+    from focalcodec_jax.pretrained import DEMO
 
     if checkpoint is None:
         console.print(
-            "[yellow]no --checkpoint given: using the untrained codec in this package. Its output is noise; "
-            "for speech, give --checkpoint lucadellalib/focalcodec_50hz[/]",
+            "[yellow]no --checkpoint given: using the demo codec in this package, which is small and sounds it; "
+            "for quality, give --checkpoint lucadellalib/focalcodec_50hz[/]",
             soft_wrap=True,
         )
     with console.status("loading the codec"):
-        return Codec.from_pretrained(checkpoint or UNTRAINED, device=None if device is Device.auto else device.value)
+        return Codec.from_pretrained(checkpoint or DEMO, device=None if device is Device.auto else device.value)
 
 
 @app.command()

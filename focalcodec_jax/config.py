@@ -4,9 +4,10 @@ Fields carry the names of the published `config.json`, so that a checkpoint's fi
 stands. Every configuration is validated when made, hashes, and so can be a static argument under `jax.jit`.
 """
 
+import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -252,7 +253,7 @@ class CodecConfig:
             try:
                 parts[part] = choices[name](**_renamed(part, config.get(f"{part}_config") or {}))
             except ValidationError as error:
-                problems += [f"{part}_config: {_explain(problem)}" for problem in error.errors()]
+                problems += [f"{part}_config: {explain(problem, choices[name])}" for problem in error.errors()]
             except TypeError as error:
                 problems.append(f"{part}_config: {error}")
         if problems:
@@ -260,7 +261,7 @@ class CodecConfig:
         try:
             return cls(**parts, dtype=dtype)
         except ValidationError as error:
-            raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from error
+            raise ConfigError("; ".join(explain(problem, cls) for problem in error.errors())) from error
 
     @classmethod
     def from_json(cls, path: str | Path, *, dtype: DType = "float32") -> "CodecConfig":
@@ -299,13 +300,24 @@ def _renamed(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _explain(problem) -> str:
-    """One pydantic problem in a few words."""
-    where = ".".join(str(step) for step in problem["loc"])
+def explain(problem: Any, kind: Any) -> str:
+    """One pydantic problem with a configuration class in a few words; for an unknown key, with the nearest known."""
+    *outer, last = map(str, problem["loc"] or ("",))
+    where = ".".join([*outer, last])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{where}: unknown key"
+        for key in outer:
+            kind = (
+                next((field.type for field in fields(kind) if field.name == key), None) if is_dataclass(kind) else None
+            )
+        known = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+        near = difflib.get_close_matches(last, known, n=1)
+        return f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else "")
+    if problem["type"] == "missing":
+        return f"{where} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}, got {problem['input']!r}" if where else message
+    given = problem["input"]
+    plain = isinstance(given, str | int | float | bool | list | tuple | None)
+    return f"{where}: {message}, got {given!r}" if where and plain else message
 
 
 def _offline(*downscale_factors: int) -> CodecConfig:

@@ -18,7 +18,7 @@ from focalcodec_jax import audio, lengths as count, voice
 from focalcodec_jax.codec import FocalCodec
 from focalcodec_jax.config import SAMPLE_RATE_HZ, DType
 from focalcodec_jax.errors import AudioError, FocalCodecError, TokenError
-from focalcodec_jax.pretrained import UNTRAINED, Variables, load_pretrained
+from focalcodec_jax.pretrained import DEMO, Variables, load_pretrained
 
 Recording = np.ndarray
 BATCH_SECONDS = {"cpu": 10.0, "gpu": 120.0, "tpu": 120.0}
@@ -61,7 +61,7 @@ class Codec:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_folder: str | Path = UNTRAINED,
+        name_or_folder: str | Path = DEMO,
         *,
         revision: str | None = None,
         dtype: DType | None = None,

@@ -26,8 +26,8 @@ from focalcodec_jax.version import __version__
 
 Variables = Mapping[str, Any]
 HUB_OWNER = "lucadellalib"
-UNTRAINED = "untrained"
-"""Name of the small codec with random weights that ships in the package."""
+DEMO = "demo"
+"""Name of the small codec that ships in the package."""
 ASSETS = Path(__file__).parent / "assets"
 SAMPLE = ASSETS / "librivox_sense_and_sensibility.flac"
 """Seven seconds of read speech; public domain, see the README beside it."""
@@ -41,7 +41,7 @@ def load_pretrained(
     Args:
         name_or_folder: a folder with `config.json` and `model.safetensors` (official layout v0.0.2 or v0.0.1), a
             repository on the Hugging Face Hub such as `lucadellalib/focalcodec_50hz`, the short name of a published
-            model such as `focalcodec_50hz`, or `untrained`, the small random one in this package.
+            model such as `focalcodec_50hz`, or `demo`, the small one in this package.
         revision: branch, tag or commit of the hub repository.
         dtype: compute dtype, float32 unless given. Parameters are float32 always.
 
@@ -120,8 +120,8 @@ def checkpoint_folder(name_or_folder: str | Path, *, revision: str | None = None
         return folder
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file; give the folder that holds config.json and the weights")
-    if name == UNTRAINED:
-        return ASSETS / UNTRAINED
+    if name == DEMO:
+        return ASSETS / DEMO
     if name in PRESETS:
         name = f"{HUB_OWNER}/{name}"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):

@@ -116,11 +116,11 @@ def test_reconstruct_with_picture(monkeypatch, capsys, codec: Codec, speech):
     assert all(part[..., :3].std() > 0.05 for part in np.array_split(picture[:, 100:1000], 3))
 
 
-def test_without_a_checkpoint_it_says_that_the_output_is_noise(monkeypatch, capsys, speech):
+def test_without_a_checkpoint_it_says_that_this_is_a_demo(monkeypatch, capsys, speech):
     code, printed = run(monkeypatch, capsys, "reconstruct", "mono.wav", "-o", "out.wav", checkpoint=None)
     assert code == 0, printed
-    assert "untrained codec" in printed
-    assert "Its output is noise" in printed
+    assert "demo codec" in printed
+    assert "give --checkpoint lucadellalib/focalcodec_50hz" in printed
 
 
 def test_convert_voice(monkeypatch, capsys, codec: Codec, speech):

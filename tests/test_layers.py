@@ -66,7 +66,7 @@ def test_float32_asks_for_the_highest_precision():
 
     from focalcodec_jax.pretrained import load_pretrained
 
-    model, variables = load_pretrained("untrained")
+    model, variables = load_pretrained("demo")
     for method, x in (("sig_to_toks", jnp.zeros((1, 3200))), ("toks_to_sig", jnp.zeros((1, 10), jnp.int32))):
         program = jax.jit(lambda v, x, m=method: model.apply(v, x, method=m)).lower(variables, x).as_text()
         products = re.findall(r"stablehlo\.(?:dot_general|convolution|dot)[^\n]*", program)

@@ -1,8 +1,7 @@
 """Configuration of a training run: a YAML file whose every key is checked, and `key.sub=value` changes to it."""
 
-import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic.dataclasses import dataclass
 
-from focalcodec_jax.config import DType
+from focalcodec_jax.config import DType, explain
 from focalcodec_jax.errors import ConfigError
 
 _STRICT = ConfigDict(extra="forbid")
@@ -295,7 +294,7 @@ def from_dict(content: Mapping[str, Any]) -> TrainConfig:
     try:
         return TrainConfig(**content)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from error
+        raise ConfigError("; ".join(explain(problem, TrainConfig) for problem in error.errors())) from error
     except TypeError as error:
         raise ConfigError(str(error)) from error
 
@@ -313,28 +312,3 @@ def _override(content: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{override!r}: {key} is a value and has no keys")
         content = inner
     content[last] = yaml.safe_load(value)
-
-
-def _explain(problem) -> str:
-    """One problem in a few words, with the nearest known key for an unknown one."""
-    where = ".".join(str(step) for step in problem["loc"])
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        near = difflib.get_close_matches(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]), n=1)
-        return f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else "")
-    if problem["type"] == "missing":
-        return f"{where} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}, got {problem['input']!r}" if where and is_plain(problem["input"]) else message
-
-
-def is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool | None)
-
-
-def _known_keys(outer: Iterable[str | int]) -> list[str]:
-    kind: Any = TrainConfig
-    for key in outer:
-        kind = next((field.type for field in fields(kind) if field.name == key), None)
-        if not is_dataclass(kind):
-            return []
-    return [field.name for field in fields(kind)]
