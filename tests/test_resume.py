@@ -162,10 +162,10 @@ def test_the_last_the_best_and_every_so_many_are_kept(tmp_path: Path):
     config = CheckpointConfig(every=1, keep_last=2, keep_every=4)
     with Checkpoints(tmp_path, config) as checkpoints:
         for step, loss in enumerate([None, 0.5, 0.9, None, 0.7, None, None], 1):
-            checkpoints.save(step, state(step), {"host": {"seconds": step}}, loss)
+            checkpoints.save(step, state(step), {"host": {"rate_factor": step}}, loss)
     with Checkpoints(tmp_path, config) as checkpoints:
         assert checkpoints.latest == 7
-        assert checkpoints.restore(jax.eval_shape(lambda: state(0)))[1] == {"host": {"seconds": 7}}
+        assert checkpoints.restore(jax.eval_shape(lambda: state(0)))[1] == {"host": {"rate_factor": 7}}
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4, 6, 7]
 
 

@@ -115,6 +115,8 @@ def test_a_run_learns_and_says_so(quantizer: Path):
         assert line["generator/gradient_norm"] > 0
         assert line["generator/update_norm"] > 0
         assert line["learning_rate"] == pytest.approx(1e-3)
+    kept = [json.loads(path.read_text()) for path in (quantizer / "checkpoints" / "12").glob("*_METADATA")]
+    assert [meta["custom_metadata"]["config"]["steps"] for meta in kept if "custom_metadata" in meta] == [12]
 
 
 def test_going_on_equals_not_stopping(folder: Path, quantizer: Path, decoder: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -61,8 +62,16 @@ class NormedConv(nn.Module):
             scale = self.param("scale", lambda _: jnp.sqrt((kernel**2).sum(axis=(0, 1))))
             kernel = weight_norm(kernel, scale)
         pad = (self.kernel_size - 1) // 2
-        convolve = grouped_conv if self.split else plain_conv
-        y = convolve(pad_frames(x.astype(self.dtype), pad, pad), kernel.astype(self.dtype), self.stride, self.groups)
+        padded, kernel = pad_frames(x.astype(self.dtype), pad, pad), kernel.astype(self.dtype)
+        by_xla, by_group = (
+            partial(form, stride=self.stride, groups=self.groups) for form in (plain_conv, grouped_conv)
+        )
+        if self.groups == 1:
+            y = by_xla(padded, kernel)
+        elif self.split:
+            y = by_group(padded, kernel)
+        else:  # on a CPU, XLA's grouped form takes 3 to 15 times as long
+            y = lax.platform_dependent(padded, kernel, cpu=by_group, default=by_xla)
         return y + bias.astype(self.dtype)
 
     def _largest_singular_value(self, kernel: Kernel) -> Float[Array, ""]:

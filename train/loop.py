@@ -20,7 +20,7 @@ from focalcodec_jax.train.data import Pipeline, select
 from focalcodec_jax.train.log import Log, usage
 from focalcodec_jax.train.progress import Progress, Window
 from focalcodec_jax.train.stages import Batch
-from focalcodec_jax.train.start import claim, starting_codec
+from focalcodec_jax.train.start import claim, plain, starting_codec
 from focalcodec_jax.train.step import Trainer
 from focalcodec_jax.train.stopping import Stop, stop_signal
 
@@ -32,8 +32,6 @@ class Host:
     rate_factor: float = 1.0
     """NewBob's product so far."""
     last_validation: float | None = None
-    seconds: float = 0.0
-    """Time trained, over all resumptions."""
 
 
 def run(config: TrainConfig, run_dir: Path, console: Console) -> None:
@@ -182,7 +180,6 @@ class Loop:
         self.window.add(values, counts)
         self.progress.update(step, values["loss/total"], self.window)
         if step % self.config.log.every == 0 or step == self.total:
-            self.host.seconds += self.window.elapsed
             self.log.scalars(step, "train", {**self.window.means(), "epoch": step / self.per_epoch})
             self.window = Window()
 
@@ -260,7 +257,9 @@ class Loop:
         return len(rows)
 
     def save(self, step: int, state: Any, loss: float | None) -> None:
-        self.checkpoints.save(step, state, {"host": dataclasses.asdict(self.host), "batches": step}, loss)
+        # The step's number is the position in the data; the configuration is the one of this step, should it change.
+        kept = {"host": dataclasses.asdict(self.host), "config": plain(self.config.to_dict())}
+        self.checkpoints.save(step, state, kept, loss)
 
 
 # --- beginning and end -----------------------------------------------------------------------------------------
