@@ -67,19 +67,29 @@ def steps(run_dir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines if line["split"] == "train"]
 
 
-def when(process: subprocess.Popen, ready: Callable[[], bool], act: Callable[[], None]) -> None:
-    """Wait until something holds of a running process, then act."""
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait until something holds of a running process."""
     deadline = time.monotonic() + 200
     while process.poll() is None and not ready():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert process.poll() is None, "it ended before it could be stopped"
-    act()
 
 
 def at_step(run_dir: Path, step: int) -> Callable[[], bool]:
     path = run_dir / "metrics.jsonl"
     return lambda: path.is_file() and f'{{"step": {step}, ' in path.read_text()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +101,20 @@ def uninterrupted(workshop: Path) -> list[dict[str, Any]]:
 
 
 def test_killed_at_random_steps(workshop: Path, uninterrupted: list):
-    """Kill −9, three times; what follows is equal bit for bit."""
+    """Kill −9, three times; what follows is equal bit for bit, and no worker is left over."""
     run_dir, chance = workshop / "killed", random.Random(0)
     for first in (2, 20, 38):
         process = start(workshop, run_dir)
-        when(process, at_step(run_dir, first + chance.randrange(15)), process.kill)
+        wait_until(at_step(run_dir, first + chance.randrange(15)), process)
+        workers = children(process.pid)
+        process.kill()
         process.wait()
         assert process.returncode == -signal.SIGKILL
+        assert workers or not Path("/proc/self/task").exists()
+        deadline = time.monotonic() + 30
+        while any(map(lives, workers)):
+            assert time.monotonic() < deadline, "a worker outlives its run"
+            time.sleep(0.05)
     finish(start(workshop, run_dir))
     assert steps(run_dir) == uninterrupted
 
@@ -106,7 +123,8 @@ def test_asked_to_stop(workshop: Path, uninterrupted: list):
     """SIGTERM saves, says so and exits with 0."""
     run_dir = workshop / "stopped"
     process = start(workshop, run_dir)
-    when(process, at_step(run_dir, 10), lambda: process.send_signal(signal.SIGTERM))
+    wait_until(at_step(run_dir, 10), process)
+    process.send_signal(signal.SIGTERM)
     assert "the same command goes on from there" in finish(process)
     last = steps(run_dir)[-1]["step"]
     assert 10 <= last < STEPS

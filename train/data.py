@@ -5,6 +5,9 @@ number of processes, devices and workers.
 """
 
 import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -166,7 +169,8 @@ class Pipeline:
         read = batches.to_iter_dataset(grain.ReadOptions(num_threads=1 if workers else 4, prefetch_buffer_size=4))
         if workers:
             _parse_absl_flags()
-            read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            read = read.mp_prefetch(options, worker_init_fn=_end_with_parent)
         for element in read:
             reasons = element.pop("reasons")
             yield Batch(**{name: self._put(array) for name, array in element.items()}), reasons
@@ -180,6 +184,18 @@ class Pipeline:
             return local[[self.rows[row] for row in rows]]
 
         return jax.make_array_from_callback(shape, self.sharding, piece)
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """In a worker: do not outlive a training process that was killed, which could tell nobody."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _parse_absl_flags() -> None:
