@@ -81,14 +81,35 @@ def compile_step(config: TrainConfig, devices: list, seconds: float) -> dict[str
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """How many of each kind a compiled program has, and the bytes of their results on one chip."""
+    """How many of each kind a compiled program has, and the bytes that are gathered or reduced on one chip.
+
+    XLA for TPUs writes a reduce-scatter as a fused computation, of that name, around an all-reduce; and a gathering
+    that goes on during several other operations as one fused computation for each, all with its channel's number.
+    """
     found: dict[str, tuple[int, int]] = {}
-    pattern = r"= (\([^=]*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
-    for shapes, kind, _ in re.findall(pattern, program):
-        sizes = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
-        total = sum(_BYTES.get(t, 4) * math.prod(int(n) for n in dims.split(",") if n) for t, dims in sizes)
+    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    computation, seen = "", set()
+    for line in program.splitlines():
+        if line.startswith(("%", "ENTRY")):
+            computation = line.split("(")[0]
+        match = re.search(rf" = (.+?) ({kinds})(-start)?\(", line)
+        if match is None:
+            continue
+        shapes, kind, asynchronous = match.groups()
+        channel = re.search(r"channel_id=\d+", line)
+        if channel and "fus" in computation:
+            if (kind, channel.group()) in seen:
+                continue
+            seen.add((kind, channel.group()))
+        sizes = [
+            _BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
+            for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+        ]
+        if asynchronous and kind == "all-gather":  # its result holds the operands, too
+            sizes = sizes[len(sizes) // 2 :]
+        kind = "reduce-scatter" if computation.startswith("%all-reduce-scatter") else kind
         count, before = found.get(kind, (0, 0))
-        found[kind] = (count + 1, before + total)
+        found[kind] = (count + 1, before + sum(sizes))
     return found
 
 
