@@ -80,7 +80,7 @@ def entropy_loss(
 
     Args:
         lats: latents on the unit sphere, (batch, tokens, K).
-        lengths: real tokens of each item; the rest counts for nothing. At least one must be real.
+        lengths: real tokens of each item; the rest counts for nothing. The loss of no token at all is 0.
         inv_temperature: τ; a code c gets a probability proportional to exp(2τ · lats · c).
         diversity: γ.
 
@@ -104,7 +104,7 @@ def entropies(
     bits = lats.shape[-1]
     logits = 4 * inv_temperature / np.sqrt(bits) * lats.astype(jnp.float32).reshape(-1, bits)
     real = jnp.ones(len(logits)) if lengths is None else frame_mask(lengths, lats.shape[1]).reshape(-1)
-    count = real.sum()
+    count = jnp.maximum(real.sum(), 1)
 
     # What lies past an item's end may be anything, NaN included, in value and in gradient.
     logits = jnp.where(real[:, None] > 0, logits, 0)

@@ -1,5 +1,6 @@
 """The `focalcodec-jax` command."""
 
+import os
 import sys
 import time
 from collections import Counter
@@ -75,6 +76,8 @@ def reported() -> Iterator[None]:
 
 def fail(message: str) -> None:
     console.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True, highlight=False)
+    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        os._exit(2)  # leaving in order waits for the other processes, and they for this one
     sys.exit(2)
 
 

@@ -314,10 +314,10 @@ def explain(problem: Any, kind: Any) -> str:
         return f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else "")
     if problem["type"] == "missing":
         return f"{where} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     given = problem["input"]
-    plain = isinstance(given, str | int | float | bool | list | tuple | None)
-    return f"{where}: {message}, got {given!r}" if where and plain else message
+    message += f", got {given!r}" if isinstance(given, str | int | float | bool | list | tuple | None) else ""
+    return f"{where}: {message}" if where else message
 
 
 def _offline(*downscale_factors: int) -> CodecConfig:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -162,8 +163,23 @@ def test_prepare_goes_on_where_it_was_cut_off(folder: Path, tmp_path: Path):
     assert [count for count, _ in progress] == [4, 4, 2]
     assert planned[1].path.stat().st_mtime_ns == written
     assert [r.id for r in find([tmp_path])] == [f"utterance-{n:02d}" for n in range(10)]
+    planned[2].path.unlink()
+    list(packing.prepare(shards([folder], tmp_path), workers=1))
+    assert planned[2].path.is_file()
     with pytest.raises(AudioError, match="shards of other recordings or options"):
         shards([folder], tmp_path, per_shard=5)
+
+
+def test_prepare_on_a_full_disk_leaves_nothing_half_written(folder: Path, tmp_path: Path):
+    (shard,) = shards([folder], tmp_path, per_shard=100)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            packing.write(shard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["prepare.json"]
 
 
 def test_prepare_resamples_mixes_and_names_what_it_cannot_read(tmp_path: Path):
@@ -190,12 +206,9 @@ def test_prepare_takes_listed_ids_and_manifests(folder: Path, tmp_path: Path):
         "utterance-07",
         "utterance-02",
     ]
-    ids.write_text("utterance-99\n")
-    with pytest.raises(AudioError, match=r"1 ids of .* such as utterance-99"):
-        shards([folder], tmp_path / "b", ids=ids)
     manifest = tmp_path / "list.csv"
     relative = os.path.relpath(folder, tmp_path)
-    manifest.write_text(f"id,path,speaker\nfirst,{relative}/utterance-01.flac,x\n")
+    manifest.write_text(f"\ufeffid,path,speaker\nfirst,{relative}/utterance-01.flac,x\n", encoding="utf-8")
     (found,) = find([manifest])
     assert (found.id, found.samples) == ("first", find([folder])[1].samples)
     manifest = tmp_path / "list.jsonl"
@@ -204,13 +217,40 @@ def test_prepare_takes_listed_ids_and_manifests(folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [("", "lists no recordings"), ("speaker\n1\n", "no path, audio or audio_filepath among speaker")],
+    ("listed", "message"),
+    [
+        (b"utterance-99\n", r"1 ids of .*ids\.txt are not in the inputs, such as utterance-99"),
+        (b"utterance-01\nutterance-01\n", "1 ids of .* come more than once in it, such as utterance-01"),
+        (b"same\n", "1 ids of .* mean several recordings of the inputs, such as same"),
+        (b"# none\n", "lists no ids"),
+        (b"\xff\xfe\x00", "is not a text file of ids"),
+    ],
 )
-def test_manifests_that_say_nothing(content: str, message: str, tmp_path: Path):
-    (tmp_path / "list.csv").write_text(content)
+def test_lists_of_ids_that_say_nothing_clear(listed: bytes, message: str, folder: Path, tmp_path: Path):
+    for part in ("a", "b"):
+        (tmp_path / "in" / part).mkdir(parents=True)
+        os.link(folder / "utterance-01.flac", tmp_path / "in" / part / "same.flac")
+    os.link(folder / "utterance-01.flac", tmp_path / "in" / "utterance-01.flac")
+    (tmp_path / "ids.txt").write_bytes(listed)
     with pytest.raises(AudioError, match=message):
-        find([tmp_path / "list.csv"])
+        shards([tmp_path / "in"], tmp_path / "out", ids=tmp_path / "ids.txt")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("list.csv", b"", "lists no recordings"),
+        ("list.csv", b"speaker\n1\n", "no path, audio or audio_filepath among speaker"),
+        ("list.csv", "path\nJos\u00e9.wav\n".encode("latin-1"), "is not text in UTF-8"),
+        ("list.csv", b"path,samples,rate_hz\na.wav,abc,16000\n", "a: samples and rate_hz are positive integers"),
+        ("list.jsonl", b'{"audio": {"path": "a.wav"}}\n', "entry 1: audio is .* not the path of a file"),
+    ],
+)
+def test_manifests_that_say_nothing(name: str, content: bytes, message: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AudioError, match=message):
+        find([tmp_path / name])
 
 
 def test_missing_data_is_named(tmp_path: Path, folder: Path):
@@ -223,5 +263,8 @@ def test_missing_data_is_named(tmp_path: Path, folder: Path):
     ):
         with pytest.raises(AudioError, match=message):
             select(inputs, tiny().data, "train")
+    (tmp_path / "elsewhere.csv").write_text("path\ngone.wav\n")
+    with pytest.raises(AudioError, match=r"none of the 1 recordings of data\.train can be opened, such as .*gone\.wav"):
+        select([str(tmp_path / "elsewhere.csv")], tiny().data, "train")
     with pytest.raises(AudioError, match=r"none of the 10 recordings of data\.train lasts 5 to 60 s"):
         select([str(folder)], tiny(data={"min_seconds": 5}).data, "train")

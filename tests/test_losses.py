@@ -59,6 +59,13 @@ def test_entropies_equal_the_dense_form(bits: int, inv_temperature: float):
     )
 
 
+def test_entropy_loss_of_nothing_is_nothing():
+    """A batch of which nothing could be read must not spoil a mean over batches."""
+    value, grad = jax.value_and_grad(bsq.entropy_loss)(jnp.full((2, 9, 6), 0.4), jnp.array([0, 0]))
+    assert value == 0
+    assert not grad.any()
+
+
 def test_entropy_loss_knows_no_padding():
     rng = np.random.default_rng(0)
     lats = bsq.normalize(jnp.asarray(rng.normal(size=(2, 9, 6)), jnp.float32))

@@ -52,6 +52,7 @@ def start(workshop: Path, run_dir: Path, *overrides: str, devices: int = 1, **en
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -120,11 +121,11 @@ def test_killed_at_random_steps(workshop: Path, uninterrupted: list):
 
 
 def test_asked_to_stop(workshop: Path, uninterrupted: list):
-    """SIGTERM saves, says so and exits with 0."""
+    """SIGTERM to all processes of a run, workers too, saves, says so and exits with 0."""
     run_dir = workshop / "stopped"
     process = start(workshop, run_dir)
     wait_until(at_step(run_dir, 10), process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     assert "the same command goes on from there" in finish(process)
     last = steps(run_dir)[-1]["step"]
     assert 10 <= last < STEPS

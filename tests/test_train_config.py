@@ -53,7 +53,9 @@ def test_overrides_are_yaml(tmp_path: Path):
         ("data.speed=[1.2, 0.8]", r"data\.speed is the slowest and the fastest"),
         ("data.speed=1.2", r"data\.speed: .*, got 1\.2"),
         ("data: [", "not key.sub=value"),
-        ("data.train=[", "not YAML"),
+        ("data.train=[", "'data.train=\\[' is not YAML; a shell needs quotes"),
+        ("data.train=sample", r"data\.train: Input should be a list, got 'sample'"),
+        ("loss.mels={n_fft: 512}", r"loss\.mels: Input should be a list"),
     ],
 )
 def test_what_is_wrong_is_named(override: str, message: str):

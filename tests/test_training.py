@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,16 +18,18 @@ from typer.testing import CliRunner
 from focalcodec_jax import Codec, audio
 from focalcodec_jax.cli import app
 from focalcodec_jax.codec import FocalCodec, initialize
-from focalcodec_jax.errors import CheckpointError, ConfigError, TrainingError
-from focalcodec_jax.pretrained import SAMPLE, load_pretrained
-from focalcodec_jax.train import sharding
+from focalcodec_jax.config import CodecConfig
+from focalcodec_jax.errors import CheckpointError, ConfigError, FocalCodecError, TrainingError
+from focalcodec_jax.pretrained import SAMPLE, load_pretrained, save_pretrained
+from focalcodec_jax.train import flops, sharding
 from focalcodec_jax.train.config import TrainConfig
 from focalcodec_jax.train.export import export
 from focalcodec_jax.train.log import Log
-from focalcodec_jax.train.loop import run
+from focalcodec_jax.train.loop import Host, Loop, run
 from focalcodec_jax.train.stages import Batch
-from focalcodec_jax.train.start import claim, codec_config
+from focalcodec_jax.train.start import CODEC as STARTED, changes_since, codec_config
 from focalcodec_jax.train.step import Trainer
+from focalcodec_jax.train.stopping import Stop
 
 CONSOLE = Console(quiet=True)
 TIMES = ("steps_per_second", "audio_hours_per_second", "data_wait_share", "tflops_per_second")
@@ -82,9 +85,8 @@ def test_weights_and_biases_shows_and_plays_and_goes_on(tmp_path: Path, monkeypa
 
 def test_missing_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    config = tiny(log={"wandb": "speech"})
     with pytest.raises(ConfigError, match=r'log.wandb needs wandb: pip install "focalcodec-jax\[wandb\]"'):
-        Log(tmp_path, config.log, {}, step=0, first=True)
+        run(tiny(log={"wandb": "speech"}), tmp_path, CONSOLE)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def decoder(folder: Path, quantizer: Path, tmp_path_factory) -> Path:
 
 def decoder_config(folder: Path, quantizer: Path, **changes: Any) -> TrainConfig:
     data = {"train": [str(folder)], "valid": [str(folder)]}
-    model = {"codec": None, "checkpoint": str(quantizer / "codec")}
+    model = {"codec": None, "checkpoint": str(quantizer / STARTED)}
     log = {"every": 1, "tensorboard": True, "examples": 2}
     return tiny("decoder", data=data, model=model, checkpoint={"every": 100}, log=log, **changes)
 
@@ -128,10 +130,47 @@ def test_going_on_equals_not_stopping(folder: Path, quantizer: Path, decoder: Pa
     assert {"loss/discriminator", "loss/adversarial", "loss/matching", "loss/mel", "score/real", "score/fake"} <= names
 
 
+def test_stopped_during_validation_it_validates_when_it_goes_on(
+    folder: Path, quantizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = {"train": [str(folder)], "valid": [str(folder)]}
+    config = tiny(data=data, steps=12, validate_every=6)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "now", True)
+        run(config, tmp_path, CONSOLE)
+    assert [line["step"] for line in measured(tmp_path, "train")] == list(range(1, 7))
+    assert not measured(tmp_path, "valid")
+    run(config, tmp_path, CONSOLE)
+    for split in ("train", "valid"):
+        assert measured(tmp_path, split) == measured(quantizer, split)
+
+
+def test_newbob_lowers_the_rate_when_validation_hardly_improves():
+    config = tiny(optimizer={"schedule": "newbob", "factor": 0.5, "threshold": 0.01}, data={"valid": ["x"]})
+    loop: Any = SimpleNamespace(config=config, host=Host())
+    factors = []
+    for loss in (2.0, 1.0, 0.995, 0.5, 0.6, -1.0, -1.005, -1.1):
+        Loop.newbob(loop, loss)
+        factors.append(loop.host.rate_factor)
+    assert factors == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    with pytest.raises(ConfigError, match=r"newbob follows validation, which needs data\.valid"):
+        tiny(optimizer={"schedule": "newbob"})
+
+
+def test_validation_that_cannot_be_read_stops_the_run(folder: Path, tmp_path: Path):
+    valid = tmp_path / "valid"
+    valid.mkdir()
+    for path in sorted(folder.iterdir())[:4]:
+        (valid / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # a sound header
+    config = tiny(data={"train": [str(folder)], "valid": [str(valid)]}, steps=1)
+    with pytest.raises(TrainingError, match=r"4 of the 4 recordings of data\.valid could not be read"):
+        run(config, tmp_path / "run", CONSOLE)
+
+
 def test_export_joins_the_parts_that_runs_trained(quantizer: Path, decoder: Path, tmp_path: Path):
     result = CliRunner().invoke(app, ["train", "export", str(quantizer), str(decoder), "-o", str(tmp_path / "codec")])
     assert result.exit_code == 0, result.output
-    before = load_file(quantizer / "codec" / "model.safetensors")
+    before = load_file(quantizer / STARTED / "model.safetensors")
     after = load_file(tmp_path / "codec" / "model.safetensors")
     changed = {name.split(".")[0] for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"compressor", "decompressor", "decoder"}
@@ -161,6 +200,29 @@ def test_export_refuses_parts_that_do_not_fit(quantizer: Path, decoder: Path, tm
         list(export([quantizer, decoder], tmp_path, step=6))
 
 
+def test_one_decoder_for_all_token_rates(folder: Path, quantizer: Path, decoder: Path, tmp_path: Path):
+    """A decoder depends on the encoder alone: it joins a quantizer of half the rate, but not one of another encoder."""
+    model, variables = load_pretrained(quantizer / STARTED)
+    content = model.config.to_dict()
+    content["compressor_config"]["downscale_factors"] = content["decompressor_config"]["upscale_factors"] = [2]
+    slower = FocalCodec(CodecConfig.from_dict(content))
+    fresh = dict(initialize(slower, jax.random.key(1))["params"])
+    for name, encoder in (("slower", variables["params"]["encoder"]), ("stranger", fresh["encoder"])):
+        save_pretrained(tmp_path / name, slower, {"params": {**fresh, "encoder": encoder}})
+        data = {"train": [str(folder)]}
+        begin = {"codec": None, "checkpoint": str(tmp_path / name)}
+        run(tiny(data=data, model=begin, steps=1), tmp_path / "runs" / name, CONSOLE)
+    list(export([tmp_path / "runs" / "slower", decoder], tmp_path / "codec"))
+    codec = Codec.from_pretrained(tmp_path / "codec")
+    assert codec.config.token_rate_hz == model.config.token_rate_hz / 2
+    for part in ("compressor", "decoder"):
+        name = next(n for n in load_file(tmp_path / "codec" / "model.safetensors") if n.startswith(f"{part}."))
+        same = [load_file(tmp_path / at / "model.safetensors")[name] for at in ("codec", "slower")]
+        assert not np.array_equal(*same)
+    with pytest.raises(CheckpointError, match="was trained with another encoder than the codec would have"):
+        list(export([tmp_path / "runs" / "stranger", decoder], tmp_path / "codec"))
+
+
 def test_curves_are_drawn(quantizer: Path, decoder: Path, tmp_path: Path):
     runner = CliRunner()
     picture = tmp_path / "curves.png"
@@ -176,8 +238,30 @@ def test_curves_are_drawn(quantizer: Path, decoder: Path, tmp_path: Path):
 def test_a_folder_of_another_run_is_refused(quantizer: Path):
     kept = (quantizer / "config.yaml").read_text()
     with pytest.raises(ConfigError, match=r"stage was 'quantizer', now 'decoder'.*give another --run-dir"):
-        claim(quantizer, tiny("decoder"), first=True)
+        run(tiny("decoder"), quantizer, CONSOLE)
     assert (quantizer / "config.yaml").read_text() == kept
+
+
+def test_discriminators_cannot_come_or_go(folder: Path, quantizer: Path, decoder: Path):
+    """Their state is in the checkpoints. A stage without them does not mind how they are configured."""
+    with pytest.raises(ConfigError, match=r"loss\.adversarial was 1\.0, now 0\.0; loss\.matching was"):
+        changes_since(decoder, decoder_config(folder, quantizer, loss={"adversarial": 0.0, "matching": 0.0}))
+    with pytest.raises(ConfigError, match=r"discriminator\.width was 0\.01, now 0\.02"):
+        changes_since(decoder, decoder_config(folder, quantizer, discriminator={"width": 0.02}))
+    assert "discriminator.width" in changes_since(quantizer, tiny(discriminator={"width": 0.02}))
+
+
+def test_a_start_that_failed_is_no_run(folder: Path, quantizer: Path, tmp_path: Path):
+    """Whatever was wrong, the same folder takes the right command after it."""
+    data = {"train": [str(folder)]}
+    for wrong in (
+        {"model": {"codec": None, "checkpoint": str(tmp_path / "nowhere")}, "data": data},
+        {"model": {"codec": None, "checkpoint": str(quantizer / STARTED)}, "data": {"train": [str(tmp_path / "none")]}},
+    ):
+        with pytest.raises(FocalCodecError, match=r"nowhere|does not exist"):
+            run(tiny(**wrong), tmp_path / "run", CONSOLE)
+    run(tiny(data=data, steps=1), tmp_path / "run", CONSOLE)
+    assert measured(tmp_path / "run", "train")[0]["step"] == 1
 
 
 def test_losses_that_are_not_finite_stop_the_run(folder: Path, tmp_path: Path):
@@ -242,11 +326,10 @@ def test_losses_and_gradients_know_no_padding(stage: str):
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
-    """Where every micro-batch holds as many frames, and the codebook's entropy, which is of a micro-batch, is left
-    out."""
+    """Micro-batches count by what is real in them. The codebook's entropy, which is of a micro-batch, is left out."""
     rng = np.random.default_rng(0)
     sig = jnp.asarray(0.1 * rng.normal(size=(8, 3840)), jnp.float32)
-    lengths = jnp.full(8, 3840)
+    lengths = jnp.array([3840, 3200, 0, 3840, 1600, 0, 0, 3840])
     batch = Batch(sig, lengths, jnp.zeros(8), lengths * 0)
     found = []
     for accumulate in (1, 4):
@@ -260,6 +343,18 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
     np.testing.assert_array_equal(metrics_again["counts"], metrics["counts"])
     for a, b in zip(jax.tree.leaves(params_again), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_arithmetic_is_that_of_one_form_of_a_layer():
+    """However grouped convolutions are computed."""
+    rng = np.random.default_rng(0)
+    batch = Batch(jnp.asarray(rng.normal(size=(2, 3840)), jnp.float32), jnp.full(2, 3840), jnp.zeros(2), jnp.zeros(2))
+    found = []
+    for tensor in (1, 2):
+        one, params = trainer("decoder", mesh={"tensor": tensor}, discriminator={"width": 0.0625})
+        trained, frozen = one.config.parted(params)
+        found.append(flops.of_step(one, jax.eval_shape(one.init, trained, jax.random.key(0)), frozen, batch))
+    assert found[0] == found[1] > 1e6
 
 
 def test_stages_refuse_codecs_they_cannot_train():

@@ -83,6 +83,11 @@ class Checkpoints:
         return loaded["state"], dict(host or {})
 
 
+def has_checkpoints(run_dir: Path) -> bool:
+    """Whether a whole checkpoint lies in a run folder, and so a run has begun there."""
+    return any(path.name.isdigit() for path in (run_dir / "checkpoints").glob("*"))
+
+
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
     """Turns Orbax's errors, which hide their cause, into one line."""

@@ -44,6 +44,9 @@ def run_(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show configuration, mesh, shardings, memory and FLOPs; train nothing.")
     ] = False,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: on so many devices; by default those of this machine.")
+    ] = None,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="One of several processes, as TPU pods, Slurm or Open MPI start them.")
     ] = False,
@@ -62,15 +65,33 @@ def run_(
 
     resolved = load_config(config, overrides or ())
     if dry_run:
-        show(resolved, Console())
+        show(resolved, Console(), devices)
         return
     if run_dir is None:
         raise ConfigError("give --run-dir, a folder for checkpoints and curves")
-    if distributed or coordinator:
+    join(distributed, coordinator, num_processes, process_id)
+    run(resolved, run_dir, console)
+
+
+def join(distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Become one of several processes, if asked to.
+
+    Raises:
+        ConfigError: half of what is needed was given, or the cluster does not say the rest.
+    """
+    given = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given) and not distributed:
+        raise ConfigError(f"of several processes each needs {', '.join(missing)} as well; or --distributed")
+    if distributed or not missing:
         import jax
 
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-    run(resolved, run_dir, console)
+        try:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+        except ValueError as error:
+            raise ConfigError(
+                f"no cluster here says how many processes there are ({error}); give {', '.join(given)}"
+            ) from error
 
 
 @app.command()
@@ -108,7 +129,7 @@ def prepare(
         typer.Argument(
             metavar="IN...",
             help="Folders of recordings, such as a LibriTTS or LibriSpeech tree, or manifests: CSV or JSONL with a "
-            "path column (and id, if there is one).",
+            "path column, relative to the manifest (and id, if there is one).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards and their manifest.jsonl.")],
@@ -141,5 +162,9 @@ def prepare(
     failed = len((output / packing.FAILURES).read_text().splitlines())
     console.print(f"{hours:.2f} h of audio in {len(shards)} shard(s) in {output}", highlight=False, soft_wrap=True)
     if failed:
-        console.print(f"[yellow]{failed} recordings could not be read: see {output / packing.FAILURES}[/]")
+        console.print(
+            f"[yellow]{failed} recordings could not be read: see {output / packing.FAILURES}. To try them again, "
+            "delete the .jsonl files of their shards first[/]",
+            soft_wrap=True,
+        )
         raise typer.Exit(1)

@@ -215,6 +215,8 @@ class TrainConfig:
         slowest, fastest = self.data.speed
         if slowest > fastest or (self.data.speed != (1.0, 1.0) and self.data.crop_seconds is None):
             problems.append("data.speed is the slowest and the fastest, for stages with data.crop_seconds")
+        if self.optimizer.schedule == "newbob" and not self.data.valid:
+            problems.append("optimizer.schedule newbob follows validation, which needs data.valid")
         if self.data.min_seconds > self.data.max_seconds:
             problems.append("data.min_seconds exceeds data.max_seconds")
         if self.data.batch_size % self.optimizer.accumulate:
@@ -226,6 +228,12 @@ class TrainConfig:
     def parts(self) -> tuple[Part, ...]:
         """Parts that are trained."""
         return self.trainable or TRAINABLE[self.stage]
+
+    @property
+    def passed(self) -> tuple[Part, ...]:
+        """Parts that audio passes through in training."""
+        without = {"quantizer": ("decoder",), "decoder": ("compressor", "decompressor")}.get(self.stage, ())
+        return tuple(part for part in get_args(Part) if part not in without)
 
     def parted(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """A codec's parameters by part: those that are trained, and those that stay."""
@@ -261,12 +269,12 @@ def load_config(name_or_file: str | Path, overrides: Iterable[str] = ()) -> Trai
     path = config_file(name_or_file)
     try:
         content = yaml.safe_load(path.read_text()) or {}
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path} holds a {type(content).__name__}; a configuration is a mapping of keys")
-        for override in overrides:
-            _override(content, override)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}; a configuration is a mapping of keys")
+    for override in overrides:
+        _override(content, override)
     try:
         return from_dict(content)
     except ConfigError as error:
@@ -311,4 +319,7 @@ def _override(content: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"{override!r}: {key} is a value and has no keys")
         content = inner
-    content[last] = yaml.safe_load(value)
+    try:
+        content[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r} is not YAML; a shell needs quotes around lists and braces") from error

@@ -5,6 +5,7 @@ audio files, or a folder of them, such as a LibriTTS or LibriSpeech tree.
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,15 +78,22 @@ def _find_one(path: Path, workers: int) -> list[Recording]:
 
 def _manifest(path: Path) -> Iterator[dict]:
     """Rows of a manifest, their paths made whole; those in it are relative to it."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows: Iterable[Mapping] = csv.DictReader(file) if path.suffix == ".csv" else map(_json_line(path), file)
-        for number, row in enumerate(rows, 1):
-            key = next((key for key in ("path", "audio", "audio_filepath", "shard") if row.get(key)), None)
-            if key is None:
-                columns = ", ".join(map(str, row))
-                raise AudioError(f"{path}, entry {number}: no path, audio or audio_filepath among {columns}")
-            where = path.parent / row[key]
-            yield {**row, "id": str(row.get("id") or Path(row[key]).with_suffix("")), "path": str(where)}
+    try:
+        content = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the first column
+    except UnicodeDecodeError as error:
+        raise AudioError(f"{path} is not text in UTF-8: {error}") from error
+    lines = io.StringIO(content, newline="")
+    rows: Iterable[Mapping]
+    rows = csv.DictReader(lines) if path.suffix == ".csv" else map(_json_line(path), filter(str.strip, lines))
+    for number, row in enumerate(rows, 1):
+        key = next((key for key in ("path", "audio", "audio_filepath", "shard") if row.get(key)), None)
+        if key is None:
+            columns = ", ".join(map(str, row))
+            raise AudioError(f"{path}, entry {number}: no path, audio or audio_filepath among {columns}")
+        if not isinstance(row[key], str):
+            raise AudioError(f"{path}, entry {number}: {key} is {row[key]!r:.60}, not the path of a file")
+        where = path.parent / row[key]
+        yield {**row, "id": str(row.get("id") or Path(row[key]).with_suffix("")), "path": str(where)}
 
 
 def _json_line(path: Path):
@@ -104,7 +112,10 @@ def _json_line(path: Path):
 def _recording(entry: Mapping) -> Recording:
     record = entry.get("record")
     if entry.get("samples") and entry.get("rate_hz"):
-        seconds = int(entry["samples"]) / int(entry["rate_hz"])
+        try:
+            seconds = int(entry["samples"]) / int(entry["rate_hz"])
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise AudioError(f"{entry['id']}: samples and rate_hz are positive integers ({error})") from error
     else:
         try:
             info = soundfile.info(entry["path"])

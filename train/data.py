@@ -7,8 +7,10 @@ number of processes, devices and workers.
 import math
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -171,9 +173,10 @@ class Pipeline:
             _parse_absl_flags()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
             read = read.mp_prefetch(options, worker_init_fn=_end_with_parent)
-        for element in read:
-            reasons = element.pop("reasons")
-            yield Batch(**{name: self._put(array) for name, array in element.items()}), reasons
+        with closing(iter(read)) as elements:
+            for element in elements:
+                reasons = element.pop("reasons")
+                yield Batch(**{name: self._put(array) for name, array in element.items()}), reasons
 
     def _put(self, local: np.ndarray) -> jax.Array:
         """The global array of which this process holds some rows."""
@@ -187,7 +190,10 @@ class Pipeline:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """In a worker: do not outlive a training process that was killed, which could tell nobody."""
+    """In a worker: end when the training process does, not before, when a signal to stop goes to all processes, and
+    not after, when that process was killed and could tell nobody."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
@@ -216,9 +222,15 @@ def select(inputs: Sequence[str], config: DataConfig, what: str) -> tuple[list[R
         raise AudioError(f"no recordings to {what} on: give data.{what} folders or manifests, as prepare writes them")
     found = find(inputs)
     kept = [r for r in found if r.samples == 0 or config.min_seconds <= r.seconds <= config.max_seconds]
+    if not any(r.samples for r in found):
+        raise AudioError(
+            f"none of the {len(found)} recordings of data.{what} can be opened, such as {found[0].path}; paths in a "
+            "manifest are relative to it"
+        )
     if not any(r.samples for r in kept):
         raise AudioError(
             f"none of the {len(found)} recordings of data.{what} lasts {config.min_seconds:g} to "
             f"{config.max_seconds:g} s"
         )
-    return kept, [r for r in found if r not in set(kept)]
+    taken = {r.id for r in kept}
+    return kept, [r for r in found if r.id not in taken]

@@ -22,18 +22,22 @@ EXAMPLE_SECONDS = 10.0
 """Length of recording that a step's cost is stated for, where the configuration does not crop."""
 
 
-def show(config: TrainConfig, console: Console) -> None:
+def show(config: TrainConfig, console: Console, devices: int | None = None) -> None:
     """Print the resolved configuration, the mesh, where each parameter lies, memory per device and FLOPs per step.
+
+    Args:
+        devices: how many to plan for; by default those of this machine.
 
     Raises:
         ConfigError: an impossible mesh, or a codec the stage cannot train.
         CheckpointError: the codec to begin from cannot be found.
     """
-    mesh = sharding.make_mesh(config.mesh, config.data.batch_size)
+    shape = sharding.mesh_shape(config.mesh, config.data.batch_size, devices or jax.device_count())
+    mesh = AbstractMesh(shape, sharding.AXES)
     trainer, state, frozen = abstract(config)
     console.print(yaml.safe_dump(plain(config.to_dict()), sort_keys=False), highlight=False)
     sizes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    console.print(f"mesh: {sizes} on {mesh.size} × {mesh.devices.flat[0].device_kind}")
+    console.print(f"mesh: {sizes}" + (f" on {mesh.size} × {jax.devices()[0].device_kind}" if devices is None else ""))
     console.print(parameters(state, frozen, mesh))
     console.print(memory(state, frozen, mesh))
     batch = example_batch(config)
@@ -62,7 +66,7 @@ def example_batch(config: TrainConfig) -> Batch:
     return jax.eval_shape(lambda: Batch(jnp.zeros((size, samples)), none, jnp.zeros(size), none))
 
 
-def parameters(state: Any, frozen: Any, mesh: Mesh) -> Table:
+def parameters(state: Any, frozen: Any, mesh: AbstractMesh) -> Table:
     """Where each kind of parameter lies: one line per network, part and sharding."""
     kinds: dict[tuple[str, str], list[int]] = {}
     trees = {"trained": state["params"], "frozen": frozen, "discriminators": state.get("judges", {}).get("params", {})}
@@ -79,8 +83,8 @@ def parameters(state: Any, frozen: Any, mesh: Mesh) -> Table:
     return table
 
 
-def memory(state: Any, frozen: Any, mesh: Mesh) -> Table:
-    """Bytes of parameters and moments, whole and per device. Activations come on top."""
+def memory(state: Any, frozen: Any, mesh: AbstractMesh) -> Table:
+    """Bytes of parameters and moments, whole and per device."""
     judges = state.get("judges", {})
     trees = {
         "trained parameters": state["params"],
@@ -89,7 +93,7 @@ def memory(state: Any, frozen: Any, mesh: Mesh) -> Table:
         "discriminators": judges.get("params", {}),
         "their moments ": judges.get("moments", {}),
     }
-    table = Table(title="memory kept between steps (MiB)")
+    table = Table(title="memory kept between steps (MiB); a step's activations come on top")
     for column in ("what", "all", "per device"):
         table.add_column(column, justify="left" if column == "what" else "right")
     totals = [0, 0]

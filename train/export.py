@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,11 +10,15 @@ import numpy as np
 from focalcodec_jax.errors import CheckpointError, ConfigError
 from focalcodec_jax.pretrained import load_pretrained, save_pretrained
 from focalcodec_jax.train.checkpoint import load_params
-from focalcodec_jax.train.start import CODEC
+from focalcodec_jax.train.config import load_config
+from focalcodec_jax.train.start import CODEC, CONFIG
 
 
 def export(runs: Sequence[Path], output: Path, *, step: int | None = None, dtype: str = "float32") -> Iterator[str]:
     """Write the codec whose parts these runs have trained: the first run's beginning, and each run's parts.
+
+    The parts of one codec may come from runs that began with different ones, such as one decoder for all token rates:
+    each run must have passed its audio through the parts that the codec will have.
 
     Args:
         step: of a single run; by default the best by validation, or else the last.
@@ -23,37 +28,40 @@ def export(runs: Sequence[Path], output: Path, *, step: int | None = None, dtype
         What was taken from where, in words.
 
     Raises:
-        CheckpointError: a folder is no run, holds no such checkpoint, or began from another codec than the first.
+        CheckpointError: a folder is no run, holds no such checkpoint, or was trained with other parts than the codec's.
         ConfigError: two runs train the same part, or a step is asked of several runs.
     """
     if step is not None and len(runs) > 1:
         raise ConfigError("--step is for one run; several have steps of their own")
-    taken: dict[str, Path] = {}
-    model = params = None
-    for run in runs:
+    began, trained, taken = {}, {}, {}
+    for run in dict.fromkeys(runs):
         if not (run / CODEC / "config.json").is_file():
             raise CheckpointError(f"{run} is not a run folder: it holds no {CODEC}/config.json")
-        started, variables = load_pretrained(run / CODEC)
-        trained, at = load_params(run, step)
-        if model is None or params is None:
-            model, params = started, dict(variables["params"])
-        elif started.config != model.config or not _same(params, variables["params"], {*taken, *trained}):
-            raise CheckpointError(f"{run} began from another codec than {runs[0]}; their parts do not fit together")
-        twice = sorted(taken.keys() & trained)
+        began[run] = load_pretrained(run / CODEC)
+        trained[run], at = load_params(run, step)
+        twice = sorted(taken.keys() & trained[run])
         if twice:
             raise ConfigError(f"{taken[twice[0]]} and {run} both trained {', '.join(twice)}; export one of them")
-        params |= trained
-        taken |= dict.fromkeys(trained, run)
-        yield f"{', '.join(trained)}: step {at} of {run}"
-    assert model is not None
-    steps = {f"trained_{part}": str(run) for part, run in taken.items()}
-    save_pretrained(output, model, {"params": params}, metadata=steps, dtype=dtype)
+        taken |= dict.fromkeys(trained[run], run)
+        yield f"{', '.join(trained[run])}: step {at} of {run}"
+    model, variables = began[runs[0]]
+    params = dict(variables["params"])
+    for parts in trained.values():
+        params |= parts
+    for run, (started, variables) in began.items():
+        passed = load_config(run / CONFIG).passed
+        alike = [
+            getattr(started.config, part) == getattr(model.config, part)
+            and (part in trained[run] or _same(variables["params"][part], params[part]))
+            for part in passed
+        ]
+        if not all(alike):
+            other = ", ".join(part for part, same in zip(passed, alike, strict=True) if not same)
+            raise CheckpointError(f"{run} was trained with another {other} than the codec would have; they do not fit")
+    names = {f"trained_{part}": str(run) for part, run in taken.items()}
+    save_pretrained(output, model, {"params": params}, metadata=names, dtype=dtype)
     yield f"codec in {output}"
 
 
-def _same(a, b, but: set[str]) -> bool:
-    """Whether the parts that neither run trained are equal."""
-    return all(
-        all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a[part]), jax.tree.leaves(b[part]), strict=True))
-        for part in a.keys() - but
-    )
+def _same(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

@@ -73,8 +73,10 @@ def _count(jaxpr: Any) -> int:
             taps = math.prod(kernel) // kernel[dims.rhs_spec[0]]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * taps // params["batch_group_count"]
         else:
-            inner = sum(_count(sub) for value in params.values() for sub in _jaxprs(value))
-            total += inner * params.get("length", 1) if name == "scan" else inner
+            inner = [_count(sub) for value in params.values() for sub in _jaxprs(value)]
+            # of a choice, as between forms for different devices, one branch runs
+            chosen = max(inner, default=0) if name == "cond" else sum(inner)
+            total += chosen * params.get("length", 1) if name == "scan" else chosen
     return total
 
 

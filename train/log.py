@@ -1,6 +1,6 @@
 """Where a run's numbers go: `metrics.jsonl` always, TensorBoard and Weights & Biases if asked for."""
 
-import importlib
+import importlib.util
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -35,9 +35,12 @@ class Log:
             write_lines(path, [line for line in read_lines(path) if line["step"] <= step])
         self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - open as long as the run
         if config.tensorboard:
-            self.board = _extra("tensorboardX", "tensorboard").SummaryWriter(str(run_dir / "tensorboard"))
+            import tensorboardX
+
+            self.board = tensorboardX.SummaryWriter(str(run_dir / "tensorboard"))
         if config.wandb:
-            wandb = _extra("wandb", "wandb")
+            import wandb
+
             known_as = run_dir / WANDB_ID
             self.wandb = wandb.init(
                 project=config.wandb,
@@ -80,7 +83,8 @@ class Log:
             for kind, sig in (("real", real), ("fake", fake)):
                 self.board.add_audio(f"{name}/{kind}", np.clip(sig, -1, 1), step, SAMPLE_RATE_HZ)
         if self.wandb:
-            wandb = _extra("wandb", "wandb")
+            import wandb
+
             audio = {f"{name}/{kind}": wandb.Audio(s, SAMPLE_RATE_HZ) for kind, s in (("real", real), ("fake", fake))}
             self.wandb.log({**audio, f"spectrogram/{name}": wandb.Image(image)}, step=step)
 
@@ -110,8 +114,15 @@ def usage(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _extra(module: str, extra: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f'log.{extra} needs {module}: pip install "focalcodec-jax[{extra}]"') from error
+def check_extras(config: LogConfig) -> None:
+    """Refuse to begin without the packages that a log needs.
+
+    Raises:
+        ConfigError: says how to install one.
+    """
+    for module, extra, wanted in (
+        ("tensorboardX", "tensorboard", config.tensorboard),
+        ("wandb", "wandb", config.wandb),
+    ):
+        if wanted and importlib.util.find_spec(module) is None:
+            raise ConfigError(f'log.{extra} needs {module}: pip install "focalcodec-jax[{extra}]"')

@@ -1,7 +1,12 @@
 """A training run: restore or begin, step, log, validate, save, stop well."""
 
 import dataclasses
+import hashlib
+import json
 import math
+import time
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,15 +17,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from focalcodec_jax.errors import TrainingError
+from focalcodec_jax.errors import ConfigError, TrainingError
 from focalcodec_jax.train import flops, sharding
-from focalcodec_jax.train.checkpoint import Checkpoints
+from focalcodec_jax.train.checkpoint import Checkpoints, has_checkpoints
 from focalcodec_jax.train.config import OptimizerConfig, TrainConfig
+from focalcodec_jax.train.corpus import Recording
 from focalcodec_jax.train.data import Pipeline, select
-from focalcodec_jax.train.log import Log, usage
+from focalcodec_jax.train.log import Log, check_extras, usage
 from focalcodec_jax.train.progress import Progress, Window
 from focalcodec_jax.train.stages import Batch
-from focalcodec_jax.train.start import claim, plain, starting_codec
+from focalcodec_jax.train.start import changes_since, keep_config, plain, starting_codec
 from focalcodec_jax.train.step import Trainer
 from focalcodec_jax.train.stopping import Stop, stop_signal
 
@@ -32,6 +38,8 @@ class Host:
     rate_factor: float = 1.0
     """NewBob's product so far."""
     last_validation: float | None = None
+    validated: int = 0
+    """Step of the last validation."""
 
 
 def run(config: TrainConfig, run_dir: Path, console: Console) -> None:
@@ -44,24 +52,31 @@ def run(config: TrainConfig, run_dir: Path, console: Console) -> None:
         TrainingError: losses or gradients stayed not finite, or too many recordings cannot be read.
         OSError: a checkpoint could not be written.
     """
+    check_extras(config.log)
     mesh = sharding.make_mesh(config.mesh, config.data.batch_size)
     first = jax.process_index() == 0
-    changes = claim(run_dir, config, first)
+    begun = has_checkpoints(run_dir)
+    changes = changes_since(run_dir, config) if begun else {}
     with console.status("loading the codec"):
-        model, params = starting_codec(config, run_dir, mesh)
+        model, params = starting_codec(config, run_dir, mesh, begun=begun)
     trainer = Trainer(config, model)
     trained, frozen = config.parted(params)
 
     align = model.config.encoder.samples_per_frame * math.prod(model.config.compressor.factors)
     pipeline, valid = pipelines(config, mesh, align, console)
+    agree(config, *(one.load.reader.recordings for one in (pipeline, valid) if one is not None))
     compiled = Compiled(trainer, mesh, trained, frozen)
-    with Checkpoints(run_dir, config.checkpoint) as checkpoints, stop_signal() as stop:
+    if first:
+        keep_config(run_dir, config)
+    # a second signal must not cut off the last checkpoint, which is written in the background
+    with stop_signal() as stop, Checkpoints(run_dir, config.checkpoint) as checkpoints:
         step, host = checkpoints.latest or 0, Host()
         if step:
             state, kept = checkpoints.restore(compiled.target)
             host = Host(**kept["host"])
         else:
             state = compiled.init(trained, jax.random.key(config.seed + 1))
+        del params, trained  # the state has its own copy
         log = Log(run_dir, config.log, config.to_dict(), step=step, first=first)
         try:
             if step:
@@ -128,7 +143,9 @@ class Loop:
         config = self.config
         batches = self.pipeline.batches(start, self.total, config.data.workers)
         waiting: tuple[int, Any] | None = None
-        with Progress(self.console, self.total, start) as self.progress:
+        with Progress(self.console, self.total, start) as self.progress, closing(batches):
+            if start and self.validates(start) and self.host.validated != start:  # asked to stop before it was done
+                self.validation(state, frozen, start, stop)
             for step in range(start + 1, self.total + 1):
                 with self.window.wait():
                     batch, reasons = next(batches)
@@ -139,19 +156,22 @@ class Loop:
                 # The device works on this step while the host reads the one before.
                 self.note(waiting)
                 waiting = (step, {**metrics, "learning_rate": rate, "flop": flop})
-                stopping = stop(step)
-                validating = self.valid is not None and (step % self.validate_every == 0 or step == self.total)
+                stopping, validating = stop(step), self.validates(step)
                 saving = validating or stopping or step % config.checkpoint.every == 0 or step == self.total
                 if saving:
                     self.note(waiting)
                     waiting = None
-                    loss = self.validation(state, frozen, step) if validating and not stopping else None
+                    loss = self.validation(state, frozen, step, stop) if validating and not stopping else None
                     self.save(step, state, loss)
+                    stopping = stopping or stop.now
                 if stopping:
                     self.log.event(step, "stopped")
                     self.console.print(f"asked to stop: saved step {step}; the same command goes on from there")
                     return
             self.console.print(f"done: {self.total} steps")
+
+    def validates(self, step: int) -> bool:
+        return self.valid is not None and (step % self.validate_every == 0 or step == self.total)
 
     def flop(self, state: Any, frozen: Any, batch: Batch) -> int:
         """Operations of a step, counted once for each length of batch."""
@@ -181,6 +201,7 @@ class Loop:
         self.progress.update(step, values["loss/total"], self.window)
         if step % self.config.log.every == 0 or step == self.total:
             self.log.scalars(step, "train", {**self.window.means(), "epoch": step / self.per_epoch})
+            self.progress.line(step)
             self.window = Window()
 
     def check_finite(self, step: int, values: dict[str, float]) -> None:
@@ -200,8 +221,8 @@ class Loop:
         if self.bad > allowed:
             raise TrainingError(
                 f"{self.bad} recordings could not be read, more than data.max_bad_share "
-                f"{self.config.data.max_bad_share:g} of them; they are named in metrics.jsonl, such as "
-                f"{', '.join(sorted(self.named)[:3])}"
+                f"{self.config.data.max_bad_share:g} of them"
+                + (f", such as {', '.join(sorted(self.named)[:3])}" if self.named else "; other processes name them")
             )
 
     def name_bad(self, step: int, reasons: list[tuple[str, str]]) -> None:
@@ -211,33 +232,46 @@ class Loop:
                 self.log.event(step, "unreadable", id=name, reason=reason)
                 self.console.print(f"[yellow]skipped {name}: {reason}[/]", soft_wrap=True, highlight=False)
 
-    def validation(self, state: Any, frozen: Any, step: int) -> float:
-        """Losses over all validation recordings."""
+    def validation(self, state: Any, frozen: Any, step: int, stop: Stop) -> float | None:
+        """Loss over all validation recordings; None when asked to stop meanwhile, or when it is not finite.
+
+        Raises:
+            TrainingError: too many of them cannot be read.
+        """
         assert self.valid is not None
+        started = time.monotonic()
         sums: dict[str, Any] = {}
         shown = 0
         for batch, reasons in self.valid.batches(0, self.valid.plan.batches_per_epoch, workers=0):
+            if stop.now:
+                return None
             self.name_bad(step, reasons)
             summed, fake = self.compiled.validate(state["params"], frozen, batch)
             if fake is not None and self.config.log.examples > shown and self.wants_examples:
                 shown += self.show(step, shown, batch, fake)
             summed = jax.device_get(summed)
             sums = {name: sums.get(name, 0) + value for name, value in summed.items()}
-        counts, weight = sums.pop("counts", None), max(float(sums.pop("weight")), 1e-9)
-        values = {name: float(value) / weight for name, value in sums.items() if name != "bad"}
+        counts, weight, bad = sums.pop("counts", None), float(sums.pop("weight")), int(sums.pop("bad"))
+        if weight == 0 or bad > self.config.data.max_bad_share * len(self.valid.plan.samples):
+            raise TrainingError(
+                f"{bad} of the {len(self.valid.plan.samples)} recordings of data.valid could not be read, more than "
+                f"data.max_bad_share {self.config.data.max_bad_share:g} of them"
+            )
+        values = {name: float(value) / weight for name, value in sums.items()}
         if counts is not None:
             values |= usage(counts)
-        if self.config.optimizer.schedule == "newbob":
+        if self.config.optimizer.schedule == "newbob" and math.isfinite(values["loss/total"]):
             self.newbob(values["loss/total"])
+        self.host.validated = step
         self.log.scalars(step, "valid", values)
         self.progress.validated(values["loss/total"])
-        self.window = Window()
-        return values["loss/total"]
+        self.window.started += time.monotonic() - started  # the speed logged is that of training
+        return values["loss/total"] if math.isfinite(values["loss/total"]) else None
 
     def newbob(self, loss: float) -> None:
         """Lower the rate when validation hardly improves on the one before."""
         config, last = self.config.optimizer, self.host.last_validation
-        if last is not None and (last - loss) / abs(last) < config.threshold:
+        if last is not None and last - loss < config.threshold * abs(last):
             self.host.rate_factor *= config.factor
         self.host.last_validation = loss
 
@@ -278,6 +312,23 @@ def pipelines(config: TrainConfig, mesh, align: int, console: Console) -> tuple[
         Pipeline(train, config.data, where, seed=config.seed, align=align),
         None if valid is None else Pipeline(valid, whole, where, seed=None, align=align),
     )
+
+
+def agree(config: TrainConfig, *corpora: Sequence[Recording]) -> None:
+    """Refuse to begin where processes would plan different batches.
+
+    Raises:
+        ConfigError: their configurations or recordings differ.
+    """
+    if jax.process_count() == 1:
+        return
+    listed = [plain(config.to_dict()), *([(r.id, r.samples) for r in corpus] for corpus in corpora)]
+    digest = np.frombuffer(hashlib.sha256(json.dumps(listed).encode()).digest(), np.uint32)
+    if (multihost_utils.process_allgather(digest) != digest).any():
+        raise ConfigError(
+            "the processes of this run differ in their configuration or in the recordings they find; give all the same "
+            "command, and folders that all of them see"
+        )
 
 
 def total_steps(config: TrainConfig, per_epoch: int) -> int:

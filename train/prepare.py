@@ -1,11 +1,14 @@
 """Packing a corpus into ArrayRecord shards of FLAC."""
 
+import errno
 import hashlib
 import io
 import json
 import multiprocessing
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,18 +50,14 @@ def plan(inputs: Sequence[Path], folder: Path, *, per_shard: int, rate_hz: int |
         ids: a text file, one id a line, of the recordings to take; all without it.
 
     Raises:
-        AudioError: nothing is found, an id is not there, or the folder holds shards of other inputs.
+        AudioError: nothing is found, an id is not there, twice there or listed twice, or the folder holds shards of
+            other inputs.
     """
     found = [recording for recording in find(inputs) if recording.record is None]
     if not found:
         raise AudioError("these inputs are shards already; training reads them as they are")
     if ids is not None:
-        wanted = [line.strip() for line in ids.read_text().splitlines() if line.strip() and not line.startswith("#")]
-        named = {recording.id: recording for recording in found} | {Path(r.id).name: r for r in found}
-        missing = [name for name in wanted if name not in named]
-        if missing:
-            raise AudioError(f"{len(missing)} ids of {ids} are not in the inputs, such as {', '.join(missing[:3])}")
-        found = [named[name] for name in wanted]
+        found = chosen(found, ids)
     listed = json.dumps([[r.id, r.path] for r in found] + [per_shard, rate_hz])
     fingerprint = hashlib.sha256(listed.encode()).hexdigest()
     kept = folder / PLAN
@@ -71,6 +70,32 @@ def plan(inputs: Sequence[Path], folder: Path, *, per_shard: int, rate_hz: int |
     return [Shard(folder, number, piece, rate_hz) for number, piece in enumerate(pieces)]
 
 
+def chosen(found: Sequence[Recording], ids: Path) -> list[Recording]:
+    """The recordings that a file lists, by id or by the last part of it."""
+    try:
+        lines = [line.strip() for line in ids.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise AudioError(f"{ids} is not a text file of ids, one a line") from error
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    named: dict[str, set[Recording]] = {}
+    for recording in found:
+        for name in {recording.id, Path(recording.id).name}:
+            named.setdefault(name, set()).add(recording)
+    repeated = [name for name, count in Counter(wanted).items() if count > 1]
+    missing = [name for name in wanted if name not in named]
+    unclear = [name for name in wanted if len(named.get(name, ())) > 1]
+    for names, what in (
+        (repeated, "come more than once in it"),
+        (missing, "are not in the inputs"),
+        (unclear, "mean several recordings of the inputs"),
+    ):
+        if names:
+            raise AudioError(f"{len(names)} ids of {ids} {what}, such as {', '.join(names[:3])}")
+    if not wanted:
+        raise AudioError(f"{ids} lists no ids; it has one a line")
+    return [recording for name in wanted for recording in named[name]]
+
+
 def prepare(shards: Sequence[Shard], workers: int) -> Iterator[tuple[int, float]]:
     """Write the shards that are not there yet, several at a time; then the manifest of all.
 
@@ -80,16 +105,20 @@ def prepare(shards: Sequence[Shard], workers: int) -> Iterator[tuple[int, float]
     Raises:
         OSError: a shard could not be written; those written stay, and the same call goes on.
     """
-    missing = [shard for shard in shards if not shard.listing.is_file()]
+    missing = [shard for shard in shards if not (shard.listing.is_file() and shard.path.is_file())]
     for shard in shards:
         if shard not in missing:
             yield len(shard.recordings), sum(line["seconds"] for line in _lines(shard.listing))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(1, min(workers, len(missing))), mp_context=context) as pool:
         jobs = {pool.submit(write, shard): shard for shard in missing}
-        for job in as_completed(jobs):
-            seconds = job.result()
-            yield len(jobs[job].recordings), seconds
+        try:
+            for job in as_completed(jobs):
+                seconds = job.result()
+                yield len(jobs[job].recordings), seconds
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     folder = shards[0].folder
     lines = [line for shard in shards for line in _lines(shard.listing)]
     for name, failed in ((MANIFEST, False), (FAILURES, True)):
@@ -108,15 +137,26 @@ def write(shard: Shard) -> float:
             try:
                 content, samples, rate_hz = flac(recording.path, shard.rate_hz)
             except AudioError as error:
-                lines.append({"id": recording.id, "error": str(error), "seconds": 0.0})
+                lines.append({"id": recording.id, "error": str(error), "seconds": 0.0, "shard": shard.path.name})
                 continue
             entry = {"id": recording.id, "samples": samples, "rate_hz": rate_hz, "seconds": samples / rate_hz}
-            writer.write(pack(entry, content))
+            with _as_os_error(part):
+                writer.write(pack(entry, content))
             lines.append({**entry, "shard": shard.path.name, "record": record})
             record += 1
-        writer.close()
+        with _as_os_error(part):
+            writer.close()
     write_lines(shard.listing, lines)
     return sum(line["seconds"] for line in lines)
+
+
+@contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """ArrayRecord says of a full disk what the system says, but as a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def flac(path: str, rate_hz: int | None) -> tuple[bytes, int, int]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.train import flops
@@ -58,17 +59,21 @@ class Window:
         return values | self.speed
 
 
+TEXT = "loss {task.fields[loss]} · valid {task.fields[valid]} · {task.fields[speed]}"
+
+
 class Progress:
     """A bar over steps, with the loss, throughput, the share of time spent waiting for data, and the time left."""
 
     def __init__(self, console: Console, total: int, step: int):
+        self.console, self.total = console, total
         self.bar = Bar(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("loss {task.fields[loss]} · valid {task.fields[valid]} · {task.fields[speed]}"),
-            TimeRemainingColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn(TEXT, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=6)),
             console=console,
+            expand=True,
         )
         self.task = self.bar.add_task("", total=total, completed=step, loss="–", valid="–", speed="compiling")
 
@@ -86,6 +91,12 @@ class Progress:
             f"{100 * speed['data_wait_share']:.0f} % waiting"
         )
         self.bar.update(self.task, completed=step, loss=f"{loss:.4g}", speed=text)
+
+    def line(self, step: int) -> None:
+        """Where nobody watches a bar, in a job's output: the same as a line."""
+        if not self.console.is_terminal:
+            text = TEXT.format(task=self.bar.tasks[self.task])
+            self.console.print(f"step {step}/{self.total} · {text}", highlight=False, soft_wrap=True)
 
     def validated(self, loss: float) -> None:
         self.bar.update(self.task, valid=f"{loss:.4g}")

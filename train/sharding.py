@@ -1,6 +1,7 @@
 """Where arrays live: a mesh of data × fsdp × tensor, and one ordered list of rules for parameters, gradients and
 moments. XLA inserts the collectives."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -40,17 +41,22 @@ def make_mesh(config: MeshConfig, batch_size: int, devices: list | None = None) 
         ConfigError: the sizes do not multiply to the number of devices, or the batch does not divide.
     """
     devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(config, batch_size, len(devices))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def mesh_shape(config: MeshConfig, batch_size: int, devices: int) -> tuple[int, ...]:
+    """Sizes of the axes on so many devices; raises as `make_mesh`."""
     sizes = {axis: getattr(config, axis) for axis in AXES}
-    given = int(np.prod([size for size in sizes.values() if size != -1]))
-    if -1 in sizes.values() and len(devices) % given == 0:
-        sizes = {axis: len(devices) // given if size == -1 else size for axis, size in sizes.items()}
-    shape = tuple(sizes.values())
-    if -1 in shape or int(np.prod(shape)) != len(devices):
-        raise ConfigError(f"mesh {sizes} does not fit {len(devices)} device(s); the sizes must multiply to that")
+    given = math.prod(size for size in sizes.values() if size != -1)
+    if -1 in sizes.values() and devices % given == 0:
+        sizes = {axis: devices // given if size == -1 else size for axis, size in sizes.items()}
+    if -1 in sizes.values() or math.prod(sizes.values()) != devices:
+        raise ConfigError(f"mesh {sizes} does not fit {devices} device(s); the sizes must multiply to that")
     split = sizes["data"] * sizes["fsdp"]
     if batch_size % split:
         raise ConfigError(f"a batch of {batch_size} does not divide over data × fsdp = {split} devices")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return tuple(sizes.values())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

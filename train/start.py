@@ -11,27 +11,28 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from focalcodec_jax.codec import FocalCodec, initialize
-from focalcodec_jax.config import CodecConfig
+from focalcodec_jax.config import PRESETS, CodecConfig
 from focalcodec_jax.errors import ConfigError
-from focalcodec_jax.pretrained import checkpoint_folder, load_pretrained, save_pretrained
+from focalcodec_jax.files import written_whole
+from focalcodec_jax.pretrained import HUB_OWNER, checkpoint_folder, load_pretrained, save_pretrained
 from focalcodec_jax.train import sharding
-from focalcodec_jax.train.config import ModelConfig, TrainConfig
+from focalcodec_jax.train.config import ModelConfig, TrainConfig, from_dict
 
 CONFIG = "config.yaml"
-CODEC = "codec"
+CODEC = "starting_codec"
 """Folder in a run that holds the codec as training began, so that a run needs nothing outside it to go on."""
 FIRST_CONV = "encoder/feature_extractor/layers_0/conv/kernel"
 
 
-def starting_codec(config: TrainConfig, run_dir: Path, mesh: Mesh) -> tuple[FocalCodec, Any]:
-    """The model and its parameters on the mesh; on a run's first start also written into its folder.
+def starting_codec(config: TrainConfig, run_dir: Path, mesh: Mesh, *, begun: bool) -> tuple[FocalCodec, Any]:
+    """The model and its parameters on the mesh: a run's that has `begun` from its folder, or else written there.
 
     Raises:
         CheckpointError: the checkpoint cannot be found or read.
         ConfigError: its configuration, or the one given, is not a codec's.
     """
     kept = run_dir / CODEC
-    if (kept / "config.json").is_file():
+    if begun:
         return _load(kept, config.model, mesh)
     if config.model.checkpoint is not None:
         model, params = _load(checkpoint_folder(config.model.checkpoint), config.model, mesh)
@@ -50,10 +51,13 @@ def codec_config(config: ModelConfig) -> CodecConfig:
     Raises:
         CheckpointError, ConfigError: as above.
     """
-    if config.checkpoint is not None:
-        return CodecConfig.from_json(checkpoint_folder(config.checkpoint) / "config.json", dtype=config.dtype)
-    preset = None if config.preset is None else CodecConfig.preset(config.preset).to_dict()
-    return CodecConfig.from_dict(preset or config.codec or {}, dtype=config.dtype)
+    name = config.preset or config.checkpoint
+    if name is None:
+        return CodecConfig.from_dict(config.codec or {}, dtype=config.dtype)
+    # a published structure is known without asking the hub
+    if config.preset or (name.removeprefix(f"{HUB_OWNER}/") in PRESETS and not Path(name).is_dir()):
+        return CodecConfig.from_dict(CodecConfig.preset(name).to_dict(), dtype=config.dtype)
+    return CodecConfig.from_json(checkpoint_folder(name) / "config.json", dtype=config.dtype)
 
 
 def fresh(config: TrainConfig, model: FocalCodec, mesh: Mesh) -> Any:
@@ -78,31 +82,35 @@ def _load(folder: Path, config: ModelConfig, mesh: Mesh) -> tuple[FocalCodec, An
 # --- the run folder ---------------------------------------------------------------------------------------------
 
 
-def claim(run_dir: Path, config: TrainConfig, first: bool) -> dict[str, Any]:
-    """Write the configuration into the run folder, or compare with what is there.
-
-    Returns:
-        What has changed since, by key: (before, now).
+def changes_since(run_dir: Path, config: TrainConfig) -> dict[str, Any]:
+    """What has changed since the run began or last went on, by key: (before, now).
 
     Raises:
-        ConfigError: the folder's checkpoints are of another model, stage or order of data.
+        ConfigError: its checkpoints are of another model or stage, or have other discriminators or none.
     """
-    path, now = run_dir / CONFIG, flat(config.to_dict())
-    changes = {}
-    if path.is_file():
-        before = flat(yaml.safe_load(path.read_text()))
-        changes = {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now) if before.get(k) != now.get(k)}
-        fixed = {k: v for k, v in changes.items() if k.startswith(FIXED)}
-        if fixed:
-            listed = "; ".join(f"{key} was {was!r}, now {is_!r}" for key, (was, is_) in fixed.items())
-            raise ConfigError(f"{run_dir} holds a run of another configuration ({listed}); give another --run-dir")
-    if first:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(plain(config.to_dict()), sort_keys=False, allow_unicode=True))
+    kept = yaml.safe_load((run_dir / CONFIG).read_text())
+    before, now = flat(kept), flat(config.to_dict())
+    changes = {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now) if before.get(k) != now.get(k)}
+    fixed = {k: v for k, v in changes.items() if k.startswith(FIXED)}
+    was_adversarial = from_dict(kept).adversarial
+    if was_adversarial and config.adversarial:
+        fixed |= {k: v for k, v in changes.items() if k.startswith("discriminator")}
+    if was_adversarial != config.adversarial:  # their state is in the checkpoints, or is not
+        fixed |= {k: v for k, v in changes.items() if k in ("loss.adversarial", "loss.matching")}
+    if fixed:
+        listed = "; ".join(f"{key} was {was!r}, now {is_!r}" for key, (was, is_) in fixed.items())
+        raise ConfigError(f"{run_dir} holds a run of another configuration ({listed}); give another --run-dir")
     return changes
 
 
-FIXED = ("stage", "model.checkpoint", "model.preset", "model.codec", "model.input_gain", "trainable", "discriminator")
+def keep_config(run_dir: Path, config: TrainConfig) -> None:
+    """Write the configuration into the run folder."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with written_whole(run_dir / CONFIG) as part:
+        part.write_text(yaml.safe_dump(plain(config.to_dict()), sort_keys=False, allow_unicode=True))
+
+
+FIXED = ("stage", "model.checkpoint", "model.preset", "model.codec", "model.input_gain", "trainable")
 """Keys on which a checkpoint's meaning rests; others may change when a run goes on, and the log says so."""
 
 

@@ -131,7 +131,7 @@ class Trainer:
             "score/real": losses.mean_score(real, batch.rows),
             "score/fake": losses.mean_score(fake, batch.rows),
         }
-        return loss, (noted, changed.get("spectral", {}))
+        return loss, (noted, batch.rows.sum(), changed.get("spectral", {}))
 
     def generate(self, judges: Tree | None, params: Tree, batch: Batch):
         """Generator's loss against these discriminators (their variables); scalars; and what is summed over
@@ -150,7 +150,7 @@ class Trainer:
         summed = {"bad": batch.bad.sum(), "samples": batch.lengths.astype(jnp.float32).sum()}
         if heard.counts is not None:
             summed["counts"] = heard.counts
-        return loss, (noted, summed)
+        return loss, (noted, heard.weight, summed)
 
     def total(self, terms: Mapping[str, Array]) -> Float[Array, ""]:
         return sum((getattr(self.config.loss, name) * value for name, value in terms.items()), start=jnp.zeros(()))
@@ -189,19 +189,24 @@ def split(batch: Batch, pieces: int) -> Batch:
 
 
 def averaged(loss: Callable, params: Tree, batches: Batch) -> tuple[Tree, Metrics, Tree]:
-    """Gradient and scalars averaged over micro-batches, one after the other; the rest along a new first axis."""
+    """Gradient and scalars averaged over micro-batches, one after the other, by how much is real in each; the rest
+    along a new first axis.
+
+    Args:
+        loss: (params, batch) → loss, (scalars, weight, the rest).
+    """
     gradient = jax.grad(loss, has_aux=True)
     pieces = len(batches.lengths)
     if pieces == 1:
-        grads, (noted, rest) = gradient(params, jax.tree.map(lambda x: x[0], batches))
+        grads, (noted, _, rest) = gradient(params, jax.tree.map(lambda x: x[0], batches))
         return grads, noted, jax.tree.map(lambda x: x[None], rest)
 
     def add(sums: Tree, batch: Batch):
-        grads, (noted, rest) = gradient(params, batch)
-        return jax.tree.map(jnp.add, sums, (grads, noted)), rest
+        grads, (noted, weight, rest) = gradient(params, batch)
+        return jax.tree.map(lambda total, x: total + weight * x, sums, (grads, noted, jnp.ones(()))), rest
 
     shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], batches))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
-    (grads, noted), rest = jax.lax.scan(add, zeros, batches)
-    grads, noted = jax.tree.map(lambda x: x / pieces, (grads, noted))
+    (grads, noted, weight), rest = jax.lax.scan(add, (*zeros, jnp.zeros(())), batches)
+    grads, noted = jax.tree.map(lambda x: x / jnp.maximum(weight, 1), (grads, noted))
     return grads, noted, rest
