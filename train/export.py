@@ -1,5 +1,6 @@
 """From runs to one codec."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from focalcodec_jax.codec import FocalCodec
 from focalcodec_jax.errors import CheckpointError, ConfigError
 from focalcodec_jax.pretrained import load_pretrained, save_pretrained
 from focalcodec_jax.train.checkpoint import load_params
@@ -15,7 +17,7 @@ from focalcodec_jax.train.start import CODEC, CONFIG
 
 
 def export(runs: Sequence[Path], output: Path, *, step: int | None = None, dtype: str = "float32") -> Iterator[str]:
-    """Write the codec whose parts these runs have trained: the first run's beginning, and each run's parts.
+    """Write the codec whose parts these runs have trained: each run's parts, and the rest as the first run began.
 
     The parts of one codec may come from runs that began with different ones, such as one decoder for all token rates:
     each run must have passed its audio through the parts that the codec will have.
@@ -29,7 +31,7 @@ def export(runs: Sequence[Path], output: Path, *, step: int | None = None, dtype
 
     Raises:
         CheckpointError: a folder is no run, holds no such checkpoint, or was trained with other parts than the codec's.
-        ConfigError: two runs train the same part, or a step is asked of several runs.
+        ConfigError: two runs train the same part, their parts do not join, or a step is asked of several runs.
     """
     if step is not None and len(runs) > 1:
         raise ConfigError("--step is for one run; several have steps of their own")
@@ -45,9 +47,13 @@ def export(runs: Sequence[Path], output: Path, *, step: int | None = None, dtype
         taken |= dict.fromkeys(trained[run], run)
         yield f"{', '.join(trained[run])}: step {at} of {run}"
     model, variables = began[runs[0]]
-    params = dict(variables["params"])
-    for parts in trained.values():
-        params |= parts
+    parts, params = {}, dict(variables["params"])
+    for run, own in trained.items():
+        params |= own
+        parts |= {part: getattr(began[run][0].config, part) for part in own}
+        if "compressor" in own:
+            parts["quantizer"] = began[run][0].config.quantizer
+    model = FocalCodec(dataclasses.replace(model.config, **parts))
     for run, (started, variables) in began.items():
         passed = load_config(run / CONFIG).passed
         alike = [

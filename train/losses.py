@@ -1,5 +1,6 @@
 """Losses of both stages, as plain functions. Every average is over what is real: frames within an item's length,
-items that could be read. Under `jax.jit` with sharded arrays the averages are over the global batch.
+items that could be read. The adversarial ones alone hear an item whole, with the silence after a recording that is
+shorter than its crop, as HiFi-GAN does. Under `jax.jit` with sharded arrays the averages are over the global batch.
 """
 
 from functools import lru_cache

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from focalcodec_jax.codec import FocalCodec, initialize
 from focalcodec_jax.config import PRESETS, CodecConfig
-from focalcodec_jax.errors import ConfigError
+from focalcodec_jax.errors import CheckpointError, ConfigError
 from focalcodec_jax.files import written_whole
 from focalcodec_jax.pretrained import HUB_OWNER, checkpoint_folder, load_pretrained, save_pretrained
 from focalcodec_jax.train import sharding
@@ -33,6 +33,8 @@ def starting_codec(config: TrainConfig, run_dir: Path, mesh: Mesh, *, begun: boo
     """
     kept = run_dir / CODEC
     if begun:
+        if not (kept / "config.json").is_file():
+            raise CheckpointError(f"{run_dir} has checkpoints, but no {CODEC} that they began from")
         return _load(kept, config.model, mesh)
     if config.model.checkpoint is not None:
         model, params = _load(checkpoint_folder(config.model.checkpoint), config.model, mesh)
