@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -162,7 +162,9 @@ class Pipeline:
         crop = config.crop_seconds is not None
         self.load = Load(Reader(recordings), tuple(rows), crop, seed or 0, config.speed)
 
-    def batches(self, start: int, stop: int, workers: int) -> Iterator[tuple[Batch, list[tuple[str, str]]]]:
+    def batches(
+        self, start: int, stop: int, workers: int
+    ) -> Generator[tuple[Batch, list[tuple[str, str]]], None, None]:
         """Batches start … stop − 1 on the devices, each with the recordings it lacks, by id and reason."""
         import grain
 
