@@ -1,7 +1,7 @@
 """How well codecs keep speech: log-mel distance, PESQ, STOI, words, voice, and use of the code book.
 
-    pip install -e ".[eval]" av pycodec2
-    python benchmarks/quality.py --audio FOLDER --whisper FOLDER -c demo -c runs/demo/codec -o quality.json
+    pip install -e ".[eval]"
+    python benchmarks/quality.py --audio FOLDER --whisper FOLDER -c demo -c my_codec -o quality.json
 
 `--whisper` is a Whisper model in CTranslate2's layout, or a name that faster-whisper knows. Opus at 6 kb/s and Codec 2
 are measured on the same recordings where PyAV and pycodec2 are installed. What is missing is said, and left out.

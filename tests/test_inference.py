@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GOLDEN, applied, load_golden
 
-from focalcodec_jax import AudioError, Codec, FocalCodecError, TokenError, lengths as count
+from focalcodec_jax import AudioError, Codec, FocalCodecError, TokenError, audio, lengths as count
 from focalcodec_jax.inference import Axis
+from focalcodec_jax.pretrained import ASSETS, DEMO, SAMPLE
 
 SIZES = (1, 399, 5119, 12345, 12344, 5000, 31999)
 
@@ -25,6 +27,23 @@ def codec() -> Codec:
 def sigs() -> list[np.ndarray]:
     rng = np.random.default_rng(3)
     return [0.1 * rng.normal(size=size).astype(np.float32) for size in SIZES]
+
+
+def test_the_demo_codec_speaks():
+    """What the package uses without a checkpoint: small, and close to the recording, which it was not trained on."""
+    from focalcodec_jax.train.config import MelConfig
+    from focalcodec_jax.train.losses import log_mel
+
+    demo, sig = Codec.from_pretrained(), audio.read(SAMPLE)
+    (toks,) = demo.encode(sig, 16000)
+    (decoded,) = demo.decode(toks)
+    heard, original = (
+        np.asarray(log_mel(jnp.asarray(x[None, : len(decoded)]), MelConfig(), 16000)) for x in (decoded, sig)
+    )
+    assert len(set(toks.tolist())) > 200
+    assert np.abs(heard - original).mean() < 1.0
+    assert np.corrcoef(heard.ravel(), original.ravel())[0, 1] > 0.9
+    assert (ASSETS / DEMO / "model.safetensors").stat().st_size < 8e6
 
 
 def test_list_equals_one_by_one_equals_the_model(codec: Codec, sigs):
