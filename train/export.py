@@ -36,7 +36,7 @@ def export(runs: Sequence[Path], output: Path, *, step: int | None = None, dtype
     if step is not None and len(runs) > 1:
         raise ConfigError("--step is for one run; several have steps of their own")
     began, trained, taken = {}, {}, {}
-    for run in dict.fromkeys(runs):
+    for run in runs:
         if not (run / CODEC / "config.json").is_file():
             raise CheckpointError(f"{run} is not a run folder: it holds no {CODEC}/config.json")
         began[run] = load_pretrained(run / CODEC)
