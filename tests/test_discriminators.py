@@ -41,14 +41,11 @@ def test_spectral_norm_finds_the_largest_singular_value():
 def test_judging_leaves_spectral_state_alone_unless_training():
     model = Discriminators(NARROW, jnp.float32)
     sig = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1000)), jnp.float32)
-    variables = model.init(jax.random.key(0), sig)
+    variables = jax.jit(model.init)(jax.random.key(0), sig)
     judge = jax.jit(lambda x: model.apply(variables, x))
     judgements = judge(sig)
     assert [len(j.layers) for j in judgements] == [6, 8, 8]
     assert all(j.scores.shape[0] == 2 and j.layers[-1].shape == j.scores.shape for j in judgements)
-    in_groups = jax.jit(Discriminators(NARROW, jnp.float32, split=True).apply)(variables, sig)
-    for one, other in zip(jax.tree.leaves(in_groups), jax.tree.leaves(judgements), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
     # one recording's judgement does not depend on the other
     for one, both in zip(judge(sig.at[1].set(0)), judgements, strict=True):
         np.testing.assert_allclose(one.scores[0], both.scores[0], rtol=1e-5)
