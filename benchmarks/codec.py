@@ -5,7 +5,8 @@
 
 Each side runs in a process of its own, under an interpreter of its own, and answers requests over its standard input
 and output. They take turns (ours, theirs, ours, …), so that whatever else the machine does slows both; a ratio is the
-median over turns. New processes for each batch size, so that peak memory belongs to it.
+median over turns. New processes for each batch size, so that peak memory belongs to it: the
+accelerator's, or on a CPU the process's.
 
 "ratio" is the original's time over ours; "CPU ratio" the same of CPU time, which other work on the machine disturbs
 less. Weights are random: they change neither speed nor memory. On a CPU our side takes a batch one recording after the
@@ -117,8 +118,19 @@ def serve(worker: Callable[..., tuple[dict, dict[str, Step]]]) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         steps[line.strip()]()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-        answer({"wall": wall, "cpu": cpu, "peak_mib": peak})
+        answer({"wall": wall, "cpu": cpu, "peak_mib": peak_bytes() / 2**20})
+
+
+def peak_bytes() -> float:
+    """Most memory held so far: the accelerator's where there is one, and else this process's."""
+    if "jax" in sys.modules:
+        import jax
+
+        if stats := jax.devices()[0].memory_stats():
+            return stats["peak_bytes_in_use"]
+    elif (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
 
 
 class Worker:
@@ -234,16 +246,30 @@ def main() -> None:
     parser.add_argument("--preset", default="focalcodec_50hz")
     parser.add_argument("--seconds", type=float, default=10, help="length of each recording")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8])
+    compare(parser, {"jax": jax_worker, "torch": torch_worker}, measured, report)
+
+
+def measured(args: argparse.Namespace) -> list[dict]:
+    return [row for batch in args.batch for row in measure(args, batch)]
+
+
+def compare(
+    parser: argparse.ArgumentParser,
+    workers: dict[str, Callable[..., tuple[dict, dict[str, Step]]]],
+    measured: Callable[[argparse.Namespace], list[dict]],
+    report: Callable[[str, list[dict]], None],
+) -> None:
+    """A benchmark's command, on a parser with the options of its own: measure and report, or be one of its workers."""
     parser.add_argument("--repeats", type=int, default=7, help="timed turns of each side")
     parser.add_argument("--original", type=Path, help="folder that holds the original's package `focalcodec`")
     parser.add_argument("--original-python", default=sys.executable, help="interpreter that has torch")
     parser.add_argument("--json", type=Path, help="write the measurements here")
-    parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=tuple(workers), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        serve({"jax": jax_worker, "torch": torch_worker}[args.worker])
+        serve(workers[args.worker])
         return
-    rows = [row for batch in args.batch for row in measure(args, batch)]
+    rows = measured(args)
     report(args.preset, rows)
     if args.json:
         machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"

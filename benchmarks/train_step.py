@@ -9,20 +9,15 @@ their update, log-mel and feature matching, both AdamW. The original's side has 
 has it, with a probability per frame and code, and autocast for bfloat16.
 
 Both sides run in processes of their own and take turns, as in `codec.py`; a ratio is the median over turns of the
-original's time over ours. Weights are random. Peak memory is the device's where it tells, and else the process's.
+original's time over ours. Weights are random. Peak memory is the accelerator's, or on a CPU the process's.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from codec import SAMPLE_RATE_HZ, serve, start, take_turns
+from codec import SAMPLE_RATE_HZ, compare, start, take_turns
 
 Step = Callable[[], None]
 STAGES = ("quantizer", "decoder")
@@ -275,12 +270,12 @@ def measure(args: argparse.Namespace, stage: str, dtype: str) -> dict:
     return row
 
 
-def report(rows: list[dict]) -> None:
+def report(preset: str, rows: list[dict]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     sides = [name for name in ("ours", "original") if name in rows[0]]
-    table = Table(title="; ".join(rows[0][name]["versions"] for name in sides))
+    table = Table(title=f"{preset}; " + "; ".join(rows[0][name]["versions"] for name in sides))
     headings = ["stage", "dtype", "batch × s", *(f"{side}, steps/s" for side in sides), *(["ratio"] * (len(sides) - 1))]
     for heading in (*headings, "TFLOP/s", *(f"{side}, MiB" for side in sides), "compile, s"):
         table.add_column(heading, justify="right")
@@ -304,20 +299,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="length of each recording")
     parser.add_argument("--width", type=float, default=1.0, help="of the discriminators")
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=("float32", "bfloat16"))
-    parser.add_argument("--repeats", type=int, default=7, help="timed turns of each side")
-    parser.add_argument("--original", type=Path, help="folder that holds the original's package `focalcodec`")
-    parser.add_argument("--original-python", default=sys.executable, help="interpreter that has torch")
-    parser.add_argument("--json", type=Path, help="write the measurements here")
-    parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.worker:
-        serve({"jax": jax_worker, "torch": torch_worker}[args.worker])
-        return
-    rows = [measure(args, stage, dtype) for stage in args.stage for dtype in args.dtype]
-    report(rows)
-    if args.json:
-        machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
-        args.json.write_text(json.dumps({"preset": args.preset, "machine": machine, "rows": rows}, indent=2) + "\n")
+    compare(parser, {"jax": jax_worker, "torch": torch_worker}, measured, report)
+
+
+def measured(args: argparse.Namespace) -> list[dict]:
+    return [measure(args, stage, dtype) for stage in args.stage for dtype in args.dtype]
 
 
 if __name__ == "__main__":

@@ -212,12 +212,10 @@ def info(
     """Show a codec's parts, parameters, rates and latency. A published model's name needs no network."""
     import math
 
-    from focalcodec_jax.config import PARTS, PRESETS, CodecConfig
-    from focalcodec_jax.pretrained import HUB_OWNER, checkpoint_folder, parameter_shapes
+    from focalcodec_jax.config import PARTS
+    from focalcodec_jax.pretrained import parameter_shapes, structure
 
-    short = name.removeprefix(f"{HUB_OWNER}/")
-    known = short in PRESETS and not Path(name).is_dir()
-    config = PRESETS[short] if known else CodecConfig.from_json(checkpoint_folder(name) / "config.json")
+    config = structure(name)
     shapes, names = parameter_shapes(config), config.to_dict()
     sizes = {part: sum(math.prod(s) for path, s in shapes.items() if path.startswith(f"{part}/")) for part in PARTS}
 

@@ -306,10 +306,8 @@ def explain(problem: Any, kind: Any) -> str:
     where = ".".join([*outer, last])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         for key in outer:
-            kind = (
-                next((field.type for field in fields(kind) if field.name == key), None) if is_dataclass(kind) else None
-            )
-        known = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+            kind = _kinds(kind).get(key)
+        known = list(_kinds(kind))
         near = difflib.get_close_matches(last, known, n=1)
         return f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else "")
     if problem["type"] == "missing":
@@ -318,6 +316,11 @@ def explain(problem: Any, kind: Any) -> str:
     given = problem["input"]
     message += f", got {given!r}" if isinstance(given, str | int | float | bool | list | tuple | None) else ""
     return f"{where}: {message}" if where else message
+
+
+def _kinds(kind: Any) -> dict[str, Any]:
+    """Types of a configuration class's keys."""
+    return {field.name: field.type for field in fields(kind)} if is_dataclass(kind) else {}
 
 
 def _offline(*downscale_factors: int) -> CodecConfig:

@@ -1,5 +1,7 @@
 """What can go wrong with a user's input. The command prints these as one line and exits with 2."""
 
+from importlib.util import find_spec
+
 
 class FocalCodecError(ValueError):
     """Base of every error that names a wrong input and what would be right."""
@@ -23,3 +25,17 @@ class TokenError(FocalCodecError):
 
 class TrainingError(FocalCodecError):
     """A training run cannot go on: its losses are not finite, or its data cannot be read."""
+
+
+def require(what: str, extra: str, *modules: str) -> None:
+    """Refuse to begin without packages that a plain install lacks.
+
+    Args:
+        what: that needs them.
+        extra: that installs them.
+
+    Raises:
+        ConfigError: names them, and how to install them.
+    """
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise ConfigError(f'{what} needs {", ".join(missing)}: pip install "focalcodec-jax[{extra}]"')

@@ -6,6 +6,7 @@ One weight format: what `save_pretrained` writes, the PyTorch original loads as 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,17 @@ def parameter_shapes(config: CodecConfig) -> dict[str, tuple[int, ...]]:
     params = jax.eval_shape(lambda key: initialize(model, key), jax.random.key(0))["params"]
     shapes: dict[str, Any] = flatten_dict(jax.tree.map(lambda leaf: leaf.shape, params), sep="/")
     return shapes
+
+
+def structure(name_or_folder: str | Path, *, dtype: DType = "float32") -> CodecConfig:
+    """Configuration of a codec; a published one's is known without asking the hub.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_pretrained`.
+    """
+    if str(name_or_folder).removeprefix(f"{HUB_OWNER}/") in PRESETS and not Path(name_or_folder).is_dir():
+        return replace(CodecConfig.preset(str(name_or_folder)), dtype=dtype)
+    return CodecConfig.from_json(checkpoint_folder(name_or_folder) / "config.json", dtype=dtype)
 
 
 def checkpoint_folder(name_or_folder: str | Path, *, revision: str | None = None) -> Path:

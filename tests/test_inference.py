@@ -163,7 +163,7 @@ np.savez(work + "/toks.npz", *toks)
 np.savez(work + "/sound.npz", *codec.decode(toks))
 """
     np.savez(tmp_path / "sigs.npz", *sigs)
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", script, GOLDEN / "offline_50hz", tmp_path], env=env, check=True)
     toks, sound = np.load(tmp_path / "toks.npz"), np.load(tmp_path / "sound.npz")
     expected = codec.encode(sigs, 16000)

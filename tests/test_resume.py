@@ -1,6 +1,5 @@
 """Runs that are killed, asked to stop, or moved to other machines go on as if nothing had happened."""
 
-import json
 import os
 import random
 import resource
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from training import free_port, recordings, tiny
+from training import free_port, measured, recordings, tiny
 
 from focalcodec_jax.errors import CheckpointError
 from focalcodec_jax.train.checkpoint import Checkpoints
@@ -25,7 +24,6 @@ from focalcodec_jax.train.config import CheckpointConfig
 from focalcodec_jax.train.start import plain
 
 STEPS = 60
-TIMES = ("steps_per_second", "audio_hours_per_second", "data_wait_share", "tflops_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +60,6 @@ def finish(*processes: subprocess.Popen) -> str:
     return said[0]
 
 
-def steps(run_dir: Path) -> list[dict[str, Any]]:
-    """Training lines of a log, without what depends on the clock."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines if line["split"] == "train"]
-
-
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen) -> None:
     """Wait until something holds of a running process."""
     deadline = time.monotonic() + 200
@@ -96,7 +88,7 @@ def lives(pid: int) -> bool:
 @pytest.fixture(scope="module")
 def uninterrupted(workshop: Path) -> list[dict[str, Any]]:
     finish(start(workshop, workshop / "uninterrupted"))
-    found = steps(workshop / "uninterrupted")
+    found = measured(workshop / "uninterrupted", "train")
     assert [line["step"] for line in found] == list(range(1, STEPS + 1))
     return found
 
@@ -117,7 +109,7 @@ def test_killed_at_random_steps(workshop: Path, uninterrupted: list):
             assert time.monotonic() < deadline, "a worker outlives its run"
             time.sleep(0.05)
     finish(start(workshop, run_dir))
-    assert steps(run_dir) == uninterrupted
+    assert measured(run_dir, "train") == uninterrupted
 
 
 def test_asked_to_stop(workshop: Path, uninterrupted: list):
@@ -127,11 +119,11 @@ def test_asked_to_stop(workshop: Path, uninterrupted: list):
     wait_until(at_step(run_dir, 10), process)
     os.killpg(process.pid, signal.SIGTERM)
     assert "the same command goes on from there" in finish(process)
-    last = steps(run_dir)[-1]["step"]
+    last = measured(run_dir, "train")[-1]["step"]
     assert 10 <= last < STEPS
     assert (run_dir / "checkpoints" / str(last)).is_dir()
     assert f"going on from step {last}" in finish(start(workshop, run_dir))
-    assert steps(run_dir) == uninterrupted
+    assert measured(run_dir, "train") == uninterrupted
 
 
 def test_other_devices_and_processes(workshop: Path, uninterrupted: list):
@@ -142,7 +134,7 @@ def test_other_devices_and_processes(workshop: Path, uninterrupted: list):
     address = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
     changes = ("steps=21", "mesh={tensor: 2}")
     finish(*(start(workshop, run_dir, *changes, devices=2, **address, JAX_PROCESS_ID=str(i)) for i in range(2)))
-    found = steps(run_dir)
+    found = measured(run_dir, "train")
     assert [line["step"] for line in found] == list(range(1, 22))
     for first, tolerance in ((0, 1e-5), (7, 1e-5), (14, 1e-4)):  # the third begins from fourteen steps of drift
         for name in ("loss/total", "loss/feature", "generator/gradient_norm"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
-from training import recordings, tiny, voiced
+from training import measured, recordings, tiny, voiced
 from typer.testing import CliRunner
 
 from focalcodec_jax import Codec, audio
@@ -32,18 +32,11 @@ from focalcodec_jax.train.step import Trainer
 from focalcodec_jax.train.stopping import Stop
 
 CONSOLE = Console(quiet=True)
-TIMES = ("steps_per_second", "audio_hours_per_second", "data_wait_share", "tflops_per_second")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return recordings(tmp_path_factory.mktemp("data") / "speech")
-
-
-def measured(run_dir: Path, split: str) -> list[dict[str, Any]]:
-    """Lines of a run's log, without what depends on the clock."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines if line["split"] == split]
 
 
 @pytest.fixture(scope="module")

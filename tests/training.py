@@ -1,5 +1,6 @@
 """A run small enough to compile in seconds, and speech-like recordings to train it on."""
 
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ CODEC: dict[str, Any] = {
 }
 
 
+TIMES = ("steps_per_second", "audio_hours_per_second", "data_wait_share", "tflops_per_second")
+
+
 def tiny(stage: str = "quantizer", **changes: Any) -> TrainConfig:
     """A configuration of a stage; `changes` are whole sections or values."""
     content: dict[str, Any] = {
@@ -82,6 +86,12 @@ def recordings(folder: Path, count: int = 10, seconds: tuple[float, float] = (0.
     for number, length in enumerate(lengths):
         soundfile.write(folder / f"utterance-{number:02d}.flac", voiced(float(length), number), 16_000)
     return folder
+
+
+def measured(run_dir: Path, split: str) -> list[dict[str, Any]]:
+    """Lines of a run's log, without what depends on the clock."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines if line["split"] == split]
 
 
 def free_port() -> int:

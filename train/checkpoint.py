@@ -63,8 +63,6 @@ class Checkpoints:
         Raises:
             OSError: the earlier one could not be written (the disk is full, say). Those before it are intact.
         """
-        if self.latest == step:
-            return
         metrics: Any = None if validation_loss is None else {"loss": validation_loss}
         with _readable(self.folder):
             self._checkpointer.save_checkpointables_async(

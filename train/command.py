@@ -1,6 +1,5 @@
 """`focalcodec-jax train run`, `plot` and `export`."""
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Annotated
@@ -9,24 +8,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from focalcodec_jax.errors import ConfigError
+from focalcodec_jax.errors import ConfigError, require
 
 app = typer.Typer(no_args_is_help=True, help="Train a codec, look at its curves, and write it out.")
 console = Console(stderr=True)
 
 
-NEEDED = ("array_record", "grain", "librosa", "optax", "orbax", "yaml")
-
-
 def check_installed() -> None:
-    """Refuse to begin without the packages that a plain install lacks.
-
-    Raises:
-        ConfigError: names them, and how to install them.
-    """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f'training needs {", ".join(missing)}: pip install "focalcodec-jax[train]"')
+    """Refuse to begin without the packages that a plain install lacks."""
+    require("training", "train", "array_record", "grain", "librosa", "optax", "orbax", "yaml")
 
 
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]

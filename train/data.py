@@ -86,13 +86,6 @@ class Plan:
         order = range(len(batches)) if rng is None else rng.permutation(len(batches))
         return [batches[i] for i in order]
 
-    @property
-    def padding_share(self) -> float:
-        """Share of the samples computed on in an epoch that are padding."""
-        if self.crop_samples is not None:
-            return 0.0
-        return 1 - self.samples.sum() / sum(self.batch_size * length for length, _ in self._epoch(0))
-
 
 def bucket_lengths(samples: np.ndarray, growth: float, align: int) -> np.ndarray:
     """Lengths that recordings are padded to: each `growth` times the one before, down from the longest."""

@@ -1,6 +1,5 @@
 """Where a run's numbers go: `metrics.jsonl` always, TensorBoard and Weights & Biases if asked for."""
 
-import importlib.util
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ
-from focalcodec_jax.errors import ConfigError
+from focalcodec_jax.errors import require
 from focalcodec_jax.files import write_lines
 from focalcodec_jax.train.config import LogConfig
 
@@ -120,9 +119,7 @@ def check_extras(config: LogConfig) -> None:
     Raises:
         ConfigError: says how to install one.
     """
-    for module, extra, wanted in (
-        ("tensorboardX", "tensorboard", config.tensorboard),
-        ("wandb", "wandb", config.wandb),
-    ):
-        if wanted and importlib.util.find_spec(module) is None:
-            raise ConfigError(f'log.{extra} needs {module}: pip install "focalcodec-jax[{extra}]"')
+    if config.tensorboard:
+        require("log.tensorboard", "tensorboard", "tensorboardX")
+    if config.wandb:
+        require("log.wandb", "wandb", "wandb")

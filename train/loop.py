@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -239,18 +238,18 @@ class Loop:
             TrainingError: too many of them cannot be read.
         """
         assert self.valid is not None
-        started = time.monotonic()
         sums: dict[str, Any] = {}
         shown = 0
-        for batch, reasons in self.valid.batches(0, self.valid.plan.batches_per_epoch, workers=0):
-            if stop.now:
-                return None
-            self.name_bad(step, reasons)
-            summed, fake = self.compiled.validate(state["params"], frozen, batch)
-            if fake is not None and self.config.log.examples > shown and self.wants_examples:
-                shown += self.show(step, shown, batch, fake)
-            summed = jax.device_get(summed)
-            sums = {name: sums.get(name, 0) + value for name, value in summed.items()}
+        with self.window.pause():
+            for batch, reasons in self.valid.batches(0, self.valid.plan.batches_per_epoch, workers=0):
+                if stop.now:
+                    return None
+                self.name_bad(step, reasons)
+                summed, fake = self.compiled.validate(state["params"], frozen, batch)
+                if fake is not None and self.config.log.examples > shown and self.wants_examples:
+                    shown += self.show(step, shown, batch, fake)
+                summed = jax.device_get(summed)
+                sums = {name: sums.get(name, 0) + value for name, value in summed.items()}
         counts, weight, bad = sums.pop("counts", None), float(sums.pop("weight")), int(sums.pop("bad"))
         if weight == 0 or bad > self.config.data.max_bad_share * len(self.valid.plan.samples):
             raise TrainingError(
@@ -265,7 +264,6 @@ class Loop:
         self.host.validated = step
         self.log.scalars(step, "valid", values)
         self.progress.validated(values["loss/total"])
-        self.window.started += time.monotonic() - started  # the speed logged is that of training
         return values["loss/total"] if math.isfinite(values["loss/total"]) else None
 
     def newbob(self, loss: float) -> None:

@@ -25,9 +25,17 @@ class Window:
 
     @contextmanager
     def wait(self) -> Iterator[None]:
+        """Time within counts as waiting for data."""
         started = time.monotonic()
         yield
         self.waited += time.monotonic() - started
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time within does not count: the speed is that of training."""
+        started = time.monotonic()
+        yield
+        self.started += time.monotonic() - started
 
     def add(self, values: dict[str, float], counts: np.ndarray | None) -> None:
         self.steps += 1

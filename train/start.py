@@ -1,5 +1,6 @@
 """What a run begins with: its folder, and the codec in it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from focalcodec_jax.codec import FocalCodec, initialize
-from focalcodec_jax.config import PRESETS, CodecConfig
+from focalcodec_jax.config import CodecConfig
 from focalcodec_jax.errors import CheckpointError, ConfigError
 from focalcodec_jax.files import written_whole
-from focalcodec_jax.pretrained import HUB_OWNER, checkpoint_folder, load_pretrained, save_pretrained
+from focalcodec_jax.pretrained import checkpoint_folder, load_pretrained, save_pretrained, structure
 from focalcodec_jax.train import sharding
 from focalcodec_jax.train.config import ModelConfig, TrainConfig, from_dict
 
@@ -53,13 +54,11 @@ def codec_config(config: ModelConfig) -> CodecConfig:
     Raises:
         CheckpointError, ConfigError: as above.
     """
-    name = config.preset or config.checkpoint
-    if name is None:
-        return CodecConfig.from_dict(config.codec or {}, dtype=config.dtype)
-    # a published structure is known without asking the hub
-    if config.preset or (name.removeprefix(f"{HUB_OWNER}/") in PRESETS and not Path(name).is_dir()):
-        return CodecConfig.from_dict(CodecConfig.preset(name).to_dict(), dtype=config.dtype)
-    return CodecConfig.from_json(checkpoint_folder(name) / "config.json", dtype=config.dtype)
+    if config.codec is not None:
+        return CodecConfig.from_dict(config.codec, dtype=config.dtype)
+    if config.preset is not None:
+        return replace(CodecConfig.preset(config.preset), dtype=config.dtype)
+    return structure(config.checkpoint or "", dtype=config.dtype)
 
 
 def fresh(config: TrainConfig, model: FocalCodec, mesh: Mesh) -> Any:
