@@ -1,10 +1,16 @@
 """Shared fixtures. Shapes in annotations are checked while the tests run."""
 
 import os
+import tempfile
 
 # Compiling is most of what small tests do, and takes half as long without optimisation. `XLA_FLAGS= pytest` optimises,
 # as users' programs are.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# What one test has compiled serves the others, in other processes too. xdist's workers inherit this.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="focalcodec-jax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from jaxtyping import install_import_hook
 
