@@ -5,8 +5,8 @@
 
 Each side runs in a process of its own, under an interpreter of its own, and answers requests over its standard input
 and output. They take turns (ours, theirs, ours, …), so that whatever else the machine does slows both; a ratio is the
-median over turns. New processes for each batch size, so that peak memory belongs to it: the
-accelerator's, or on a CPU the process's.
+median over turns. New processes for each batch size, so that peak memory, the accelerator's
+or on a CPU the process's, belongs to it.
 
 "ratio" is the original's time over ours; "CPU ratio" the same of CPU time, which other work on the machine disturbs
 less. Weights are random: they change neither speed nor memory. On a CPU our side takes a batch one recording after the

@@ -114,8 +114,9 @@ def structure(name_or_folder: str | Path, *, dtype: DType = "float32") -> CodecC
     Raises:
         CheckpointError, ConfigError: as `load_pretrained`.
     """
-    if str(name_or_folder).removeprefix(f"{HUB_OWNER}/") in PRESETS and not Path(name_or_folder).is_dir():
-        return replace(CodecConfig.preset(str(name_or_folder)), dtype=dtype)
+    short = str(name_or_folder).removeprefix(f"{HUB_OWNER}/")
+    if short in PRESETS and not Path(name_or_folder).is_dir():
+        return replace(PRESETS[short], dtype=dtype)
     return CodecConfig.from_json(checkpoint_folder(name_or_folder) / "config.json", dtype=dtype)
 
 

@@ -46,9 +46,6 @@ CODEC: dict[str, Any] = {
 }
 
 
-TIMES = ("steps_per_second", "audio_hours_per_second", "data_wait_share", "tflops_per_second")
-
-
 def tiny(stage: str = "quantizer", **changes: Any) -> TrainConfig:
     """A configuration of a stage; `changes` are whole sections or values."""
     content: dict[str, Any] = {
@@ -86,6 +83,9 @@ def recordings(folder: Path, count: int = 10, seconds: tuple[float, float] = (0.
     for number, length in enumerate(lengths):
         soundfile.write(folder / f"utterance-{number:02d}.flac", voiced(float(length), number), 16_000)
     return folder
+
+
+TIMES = ("steps_per_second", "audio_hours_per_second", "data_wait_share", "tflops_per_second")
 
 
 def measured(run_dir: Path, split: str) -> list[dict[str, Any]]:
