@@ -1,6 +1,9 @@
 """Reading, resampling and writing of audio files."""
 
 import io
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,11 @@ from focalcodec_jax.files import written_whole
 
 SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {".opus", ".aif"} - {".raw"}
 """File name endings by which a folder's recordings are recognised."""
+
+STREAMED_BYTES = 0x7FFFF000
+"""Sizes from here on stand in the headers of files that were written to a pipe, and mean that nobody knew."""
+UNKNOWN_FRAMES = 2**62
+"""What libsndfile says, or more, where a header does not tell."""
 
 
 def checked(sig: np.ndarray, name: str = "the signal") -> np.ndarray:
@@ -55,27 +63,89 @@ def read(path: str | Path, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
         (samples,) float32 at `rate_hz`.
 
     Raises:
-        AudioError: no such file, not audio, empty, or not finite.
+        AudioError: no such file, not audio, cut short, empty, or not finite.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder; give an audio file")
-    if not path.exists():
-        raise AudioError(f"{path} does not exist")
-    return _read(path, str(path), rate_hz)
+    with opened(path, str(path)) as file:
+        return read_part(file, str(path), rate_hz)
 
 
 def read_bytes(content: bytes, name: str, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
     """As `read`, from an audio file's content; errors call it `name`."""
-    return _read(io.BytesIO(content), name, rate_hz)
+    with opened(io.BytesIO(content), name) as file:
+        return read_part(file, name, rate_hz)
 
 
-def _read(source: Path | io.BytesIO, name: str, rate_hz: int) -> np.ndarray:
+@contextmanager
+def opened(source: str | Path | io.IOBase, name: str) -> Iterator[soundfile.SoundFile]:
+    """An audio file, to read parts of.
+
+    Raises:
+        AudioError: no such file, not audio, or shorter than its header says.
+    """
+    with ExitStack() as stack:
+        if isinstance(source, str | Path):
+            try:
+                source = stack.enter_context(open(source, "rb"))
+            except FileNotFoundError as error:
+                raise AudioError(f"{name} does not exist") from error
+            except IsADirectoryError as error:
+                raise AudioError(f"{name} is a folder; give an audio file") from error
+            except OSError as error:  # such as no permission, or links in a circle
+                raise AudioError(f"{name} cannot be read: {error.strerror}") from error
+            descriptor = source.fileno()
+        else:
+            descriptor = source
+        try:
+            file = stack.enter_context(soundfile.SoundFile(descriptor, closefd=False))  # pyright: ignore[reportArgumentType]
+        except soundfile.SoundFileError as error:
+            reason = getattr(error, "error_string", error)
+            raise AudioError(
+                f"{name} is not audio that libsndfile reads ({reason}); WAV and FLAC always work"
+            ) from error
+        if file.frames >= UNKNOWN_FRAMES:
+            raise AudioError(f"{name} does not say how long it is, as FLAC from a pipe; write it to a file once more")
+        # libsndfile takes what is there and only notes that there should be more
+        for claimed, present in re.findall(r"(?:data|SSND|[Ss]ize|riff) +: (\d+) \(should be (\d+)\)", file.extra_info):
+            if int(present) < int(claimed) < STREAMED_BYTES:
+                raise AudioError(f"{name} is cut short: its header says {claimed} bytes, {present} are there")
+        yield file
+
+
+def read_part(
+    file: soundfile.SoundFile,
+    name: str,
+    rate_hz: int = SAMPLE_RATE_HZ,
+    *,
+    start: int = 0,
+    frames: int | None = None,
+    channel: int | None = None,
+) -> np.ndarray:
+    """Part of an opened audio file; errors call it `name`.
+
+    Args:
+        start, frames: in samples of the file; to its end without `frames`.
+        channel: the one to take, from 0; the mean of all without it.
+
+    Returns:
+        (samples,) float32 at `rate_hz`.
+
+    Raises:
+        AudioError: as `read`, or there is no such channel.
+    """
+    if channel is not None and channel >= file.channels:
+        raise AudioError(f"{name} has {file.channels} channel(s), there is no channel {channel} (they count from 0)")
     try:
-        samples, source_hz = soundfile.read(source, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file needs a rate given
-        raise AudioError(f"{name} is not audio that libsndfile reads ({error}); WAV and FLAC always work") from error
-    return checked(resample(checked(samples.mean(axis=1), name), source_hz, rate_hz), name)
+        if start:
+            file.seek(start)
+        expected = file.frames - start if frames is None else min(frames, file.frames - start)
+        samples = file.read(expected, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        reason = getattr(error, "error_string", error)
+        raise AudioError(f"{name} cannot be decoded to its end ({reason})") from error
+    if len(samples) < expected:
+        raise AudioError(f"{name} is cut short: its header says {expected} samples, {len(samples)} are there")
+    sig = samples.mean(axis=1) if channel is None else samples[:, channel]
+    return checked(resample(checked(sig, name), file.samplerate, rate_hz), name)
 
 
 def write(path: str | Path, sig: np.ndarray, rate_hz: int) -> None:

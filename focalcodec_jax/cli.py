@@ -6,9 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,11 +16,10 @@ from rich.table import Table
 
 from focalcodec_jax import audio, tokenfiles
 from focalcodec_jax.convert.command import app as convert_app
+from focalcodec_jax.corpus.command import tokenize
 from focalcodec_jax.errors import AudioError, FocalCodecError
+from focalcodec_jax.options import CheckpointOption, Device, DeviceOption, console, load, plain
 from focalcodec_jax.train.command import app as train_app, prepare
-
-if TYPE_CHECKING:
-    from focalcodec_jax.inference import Codec
 
 app = typer.Typer(
     name="focalcodec-jax",
@@ -31,27 +29,6 @@ app = typer.Typer(
     help="Speech to tokens and back with FocalCodec, at 0.16 to 0.80 kbps. "
     "Try: focalcodec-jax reconstruct speech.wav -o out.wav",
 )
-console = Console(stderr=True)
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    gpu = "gpu"
-    tpu = "tpu"
-
-
-CheckpointOption = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint",
-        "-c",
-        metavar="NAME_OR_FOLDER",
-        help="A hub name such as lucadellalib/focalcodec_50hz, or a folder with config.json and model.safetensors. "
-        "Without it, the small demo codec in this package.",
-    ),
-]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
 AudioFiles = Annotated[
     list[Path],
     typer.Argument(metavar="IN...", help="Audio files (WAV, FLAC, MP3, OGG, …; any rate, any channels) or folders."),
@@ -75,29 +52,10 @@ def reported() -> Iterator[None]:
 
 
 def fail(message: str) -> None:
-    console.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True, highlight=False)
+    console.print(f"[bold red]error:[/] {plain(message)}", soft_wrap=True, highlight=False)
     if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
         os._exit(2)  # leaving in order waits for the other processes, and they for this one
     sys.exit(2)
-
-
-def _plain(text: str) -> str:
-    """One line, and no brackets that rich would read as markup."""
-    return " ".join(text.split()).replace("[", r"\[")
-
-
-def load(checkpoint: str | None, device: Device) -> "Codec":
-    from focalcodec_jax.inference import Codec
-    from focalcodec_jax.pretrained import DEMO
-
-    if checkpoint is None:
-        console.print(
-            "[yellow]no --checkpoint given: using the demo codec in this package, which is small and sounds it; "
-            "for quality, give --checkpoint lucadellalib/focalcodec_50hz[/]",
-            soft_wrap=True,
-        )
-    with console.status("loading the codec"):
-        return Codec.from_pretrained(checkpoint or DEMO, device=None if device is Device.auto else device.value)
 
 
 @app.command()
@@ -179,7 +137,7 @@ def reconstruct(
     kept = f"{len(toks)} tokens ({size / 8:.0f} bytes, {size / seconds / 1000:.2f} kbps)"
     _done(f"{seconds:.2f} s of speech → {kept} → {len(decoded) / codec.sample_rate_hz:.2f} s of audio", output, started)
     if spectrogram is not None:
-        console.print(f"picture in {_plain(str(spectrogram))}", highlight=False, soft_wrap=True)
+        console.print(f"picture in {plain(str(spectrogram))}", highlight=False, soft_wrap=True)
 
 
 @app.command("convert-voice")
@@ -292,12 +250,13 @@ def _write_audio(output: Path, stem: str, sig, rate_hz: int) -> None:
 
 def _done(what: str, output: Path, started: float) -> None:
     elapsed = time.monotonic() - started
-    console.print(f"{what}, in {_plain(str(output))} after {elapsed:.1f} s", highlight=False, soft_wrap=True)
+    console.print(f"{what}, in {plain(str(output))} after {elapsed:.1f} s", highlight=False, soft_wrap=True)
 
 
 app.add_typer(convert_app, name="convert")
 app.add_typer(train_app, name="train")
 app.command()(prepare)
+app.command()(tokenize)
 
 if __name__ == "__main__":
     main()

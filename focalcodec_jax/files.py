@@ -1,10 +1,13 @@
 """Writing files so that they appear whole or not at all."""
 
 import json
-import os
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from focalcodec_jax.errors import ConfigError
 
 
 @contextmanager
@@ -16,7 +19,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # The suffix stays last: some writers choose the format by it, or add it where it is missing.
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    # Not by process number: on a shared disk, processes in containers have the same.
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield part
         part.replace(path)
@@ -32,3 +36,22 @@ def write_lines(path: str | Path, lines: Iterable[Mapping]) -> None:
     """
     with written_whole(path) as part:
         part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a path is on an object store or elsewhere beyond this machine's file system."""
+    return "://" in str(path)
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The file system of a URL (an fsspec one), and the path in it.
+
+    Raises:
+        ConfigError: there is no such kind of URL, or a package for it is missing.
+    """
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{url}: {error}") from error

@@ -36,6 +36,9 @@ class Codec:
     Attributes:
         model, variables: the Flax module and its parameters.
         sample_rate_hz: rate of decoded audio.
+        samples, tokens, frames: what lengths of its arrays count.
+        num_devices, batch_sharding: the local devices it uses, and how a batch lies on them.
+        batch_seconds: most audio that one of them is given at once.
     """
 
     def __init__(self, model: FocalCodec, variables: Variables, devices: Sequence[Any] | None = None):
@@ -44,18 +47,18 @@ class Codec:
         self.sample_rate_hz = model.config.sample_rate_out_hz
         devices = list(devices or jax.local_devices())
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-        self._samples = Axis(model.config.encoder.samples_per_frame, SAMPLE_RATE_HZ)
-        self._tokens = Axis(1, model.config.token_rate_hz)
-        self._frames = Axis(1, model.config.frame_rate_hz)
-        self._num_devices = len(devices)
-        self._batch_seconds = BATCH_SECONDS.get(devices[0].platform, 120.0)
-        self._batch_sharding = NamedSharding(mesh, PartitionSpec("data"))
+        self.samples = Axis(model.config.encoder.samples_per_frame, SAMPLE_RATE_HZ)
+        self.tokens = Axis(1, model.config.token_rate_hz)
+        self.frames = Axis(1, model.config.frame_rate_hz)
+        self.num_devices = len(devices)
+        self.batch_seconds = default_batch_seconds(devices)
+        self.batch_sharding = NamedSharding(mesh, PartitionSpec("data"))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self.variables = jax.device_put(variables, self._replicated)
-        self._encode = self._compiled("sig_to_toks")
-        self._rebuild = self._compiled("toks_to_qfeats")
-        self._decode = self._compiled("toks_to_sig")
-        self._vocode = self._compiled("feats_to_sig")
+        self._encode = self.compiled("sig_to_toks")
+        self._rebuild = self.compiled("toks_to_qfeats")
+        self._decode = self.compiled("toks_to_sig")
+        self._vocode = self.compiled("feats_to_sig")
         self._nearest = jax.jit(voice.nearest, static_argnames="k")
 
     @classmethod
@@ -94,7 +97,7 @@ class Codec:
             AudioError: a recording is empty, not one channel, not floating point, or not finite.
         """
         sigs = [self._prepared(sig, sample_rate, f"recording {index}") for index, sig in enumerate(_listed(sigs))]
-        tokens = self._run(self._encode, sigs, self._samples)
+        tokens = self._run(self._encode, sigs, self.samples)
         return [toks[: count.samples_to_tokens(self.config, len(sig))] for toks, sig in zip(tokens, sigs, strict=True)]
 
     def decode(self, tokens: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -110,13 +113,13 @@ class Codec:
             TokenError: a sequence is empty, not integers, or holds a token outside the codebook.
         """
         tokens = self._checked_tokens(tokens)
-        sigs = self._run(self._decode, tokens, self._tokens)
+        sigs = self._run(self._decode, tokens, self.tokens)
         return [sig[: count.tokens_to_samples(self.config, len(toks))] for sig, toks in zip(sigs, tokens, strict=True)]
 
     def qfeats(self, tokens: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
         """Features rebuilt from each token sequence, (frames, dim); raises as `decode` does."""
         tokens = self._checked_tokens(tokens)
-        feats = self._run(self._rebuild, tokens, self._tokens)
+        feats = self._run(self._rebuild, tokens, self.tokens)
         return [
             item[: count.tokens_to_frames(self.config, len(toks))] for item, toks in zip(feats, tokens, strict=True)
         ]
@@ -142,17 +145,19 @@ class Codec:
         if len(matching_set) < k:
             raise AudioError(f"the target recordings give {len(matching_set)} frames, fewer than k = {k}; add speech")
         points = len(matching_set)
-        padded = np.pad(matching_set, ((0, self._frames.bucket(points) - points), (0, 0)))
+        padded = np.pad(matching_set, ((0, self.frames.bucket(points) - points), (0, 0)))
         padded, real = jax.device_put((padded, np.arange(len(padded)) < points), self._replicated)
 
         def say(variables, qfeats, frames):
             return self._vocode(variables, self._nearest(qfeats, padded, real, k=k), frames)
 
         qfeats = self.qfeats(self.encode(sigs, sample_rate))
-        converted = self._run(say, qfeats, self._frames)
+        converted = self._run(say, qfeats, self.frames)
         return [sig[: count.frames_to_samples(self.config, len(q))] for sig, q in zip(converted, qfeats, strict=True)]
 
-    def _compiled(self, method: str) -> Callable[..., jax.Array]:
+    def compiled(self, method: str) -> Any:
+        """A method of the model as a jitted function of (variables, x, lengths)."""
+
         def step(variables: Variables, x: jax.Array, lengths: jax.Array) -> Any:
             return self.model.apply(variables, x, lengths, method=method)
 
@@ -172,19 +177,19 @@ class Codec:
             by_length[axis.bucket(len(item))].append(index)
         results: list[Any] = [None] * len(items)
         for length, indices in by_length.items():
-            most = _power_of_two_below(max(1, int(self._batch_seconds * axis.rate_hz / length))) * self._num_devices
+            most = _power_of_two_below(max(1, int(self.batch_seconds * axis.rate_hz / length))) * self.num_devices
             for first in range(0, len(indices), most):
                 members = indices[first : first + most]
                 batch, lengths = self._batch([items[index] for index in members], length)
-                output = np.asarray(step(self.variables, *jax.device_put((batch, lengths), self._batch_sharding)))
+                output = np.asarray(step(self.variables, *jax.device_put((batch, lengths), self.batch_sharding)))
                 for index, row in zip(members, output, strict=False):  # the last rows may be filling
                     results[index] = row
         return results
 
     def _batch(self, items: list[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Items padded to `length`, and as many rows as the devices share evenly, a power of two each."""
-        per_device = -(-len(items) // self._num_devices)
-        rows = self._num_devices * (1 << (per_device - 1).bit_length())
+        per_device = -(-len(items) // self.num_devices)
+        rows = self.num_devices * (1 << (per_device - 1).bit_length())
         batch = np.zeros((rows, length, *items[0].shape[1:]), items[0].dtype)
         for row, item in zip(batch, items, strict=False):
             row[: len(item)] = item
@@ -228,6 +233,11 @@ def check_tokens(tokens: np.ndarray, codebook_size: int, name: str = "the token 
             f"{name} has token {tokens[first]} at position {first}; this codebook is 0 to {codebook_size - 1}"
         )
     return tokens.astype(np.int32)
+
+
+def default_batch_seconds(devices: Sequence[Any]) -> float:
+    """Most audio to give one of these devices at once."""
+    return BATCH_SECONDS.get(devices[0].platform, 120.0)
 
 
 def local_devices(kind: str | None):

@@ -3,6 +3,7 @@
 One weight format: what `save_pretrained` writes, the PyTorch original loads as well.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -118,6 +119,12 @@ def structure(name_or_folder: str | Path, *, dtype: DType = "float32") -> CodecC
     if short in PRESETS and not Path(name_or_folder).is_dir():
         return replace(PRESETS[short], dtype=dtype)
     return CodecConfig.from_json(checkpoint_folder(name_or_folder) / "config.json", dtype=dtype)
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of a checkpoint's weight file, in hexadecimal digits."""
+    with open(find_weights(folder), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checkpoint_folder(name_or_folder: str | Path, *, revision: str | None = None) -> Path:

@@ -9,9 +9,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from focalcodec_jax.errors import ConfigError, require
+from focalcodec_jax.options import (
+    CoordinatorOption,
+    DistributedOption,
+    NumProcessesOption,
+    ProcessIdOption,
+    console,
+    join,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Train a codec, look at its curves, and write it out.")
-console = Console(stderr=True)
 
 
 def check_installed() -> None:
@@ -37,15 +44,10 @@ def run_(
     devices: Annotated[
         int | None, typer.Option(min=1, help="With --dry-run: on so many devices; by default those of this machine.")
     ] = None,
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="One of several processes, as TPU pods, Slurm or Open MPI start them.")
-    ] = False,
-    coordinator: Annotated[
-        str | None,
-        typer.Option(envvar="JAX_COORDINATOR_ADDRESS", help="Elsewhere: HOST:PORT of the first of several processes,"),
-    ] = None,
-    num_processes: Annotated[int | None, typer.Option(envvar="JAX_NUM_PROCESSES", help="how many there are,")] = None,
-    process_id: Annotated[int | None, typer.Option(envvar="JAX_PROCESS_ID", help="and which this is, from 0.")] = None,
+    distributed: DistributedOption = False,
+    coordinator: CoordinatorOption = None,
+    num_processes: NumProcessesOption = None,
+    process_id: ProcessIdOption = None,
 ) -> None:
     """Train, or go on training."""
     check_installed()
@@ -61,27 +63,6 @@ def run_(
         raise ConfigError("give --run-dir, a folder for checkpoints and curves")
     join(distributed, coordinator, num_processes, process_id)
     run(resolved, run_dir, console)
-
-
-def join(distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Become one of several processes, if asked to.
-
-    Raises:
-        ConfigError: half of what is needed was given, or the cluster does not say the rest.
-    """
-    given = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
-    missing = [name for name, value in given.items() if value is None]
-    if missing and len(missing) < len(given) and not distributed:
-        raise ConfigError(f"of several processes each needs {', '.join(missing)} as well; or --distributed")
-    if distributed or not missing:
-        import jax
-
-        try:
-            jax.distributed.initialize(coordinator, num_processes, process_id)
-        except ValueError as error:
-            raise ConfigError(
-                f"no cluster here says how many processes there are ({error}); give {', '.join(given)}"
-            ) from error
 
 
 @app.command()

@@ -5,10 +5,6 @@ number of processes, devices and workers.
 """
 
 import math
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,9 +16,11 @@ import numpy as np
 
 from focalcodec_jax import audio
 from focalcodec_jax.config import SAMPLE_RATE_HZ
+from focalcodec_jax.corpus.readers import end_with_parent
+from focalcodec_jax.corpus.recording import Recording, read
+from focalcodec_jax.corpus.sources import find
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.train.config import DataConfig
-from focalcodec_jax.train.corpus import Reader, Recording, find
 from focalcodec_jax.train.stages import Batch
 
 NOTHING = -1
@@ -99,7 +97,7 @@ def bucket_lengths(samples: np.ndarray, growth: float, align: int) -> np.ndarray
 class Load:
     """Reads a planned batch: the rows that this process needs."""
 
-    reader: Reader
+    recordings: Sequence[Recording]
     rows: tuple[int, ...]
     crop: bool
     seed: int
@@ -118,19 +116,19 @@ class Load:
             rng = np.random.default_rng((self.seed, planned.number, place))
             crop[row] = rng.random(dtype=np.float32)
             try:
-                read = self.reader.read(index)
+                sound = read(self.recordings[index])
             except AudioError as error:
                 bad[row] = 1
-                reasons.append((self.reader.recordings[index].id, str(error)))
+                reasons.append((self.recordings[index].id, str(error)))
                 continue
             if self.crop:
                 # a recording of another rate, taken for one of 16 kHz, plays at another speed
                 rate_hz = round(SAMPLE_RATE_HZ * np.exp(rng.uniform(*np.log(self.speed))))
                 wanted = math.ceil(planned.samples * rate_hz / SAMPLE_RATE_HZ)
-                start = int(crop[row] * (max(0, len(read) - wanted) + 1))
-                read = audio.resample(read[start : start + wanted], rate_hz, SAMPLE_RATE_HZ)
-            read = read[: planned.samples]
-            sig[row, : len(read)], lengths[row] = read, len(read)
+                start = int(crop[row] * (max(0, len(sound) - wanted) + 1))
+                sound = audio.resample(sound[start : start + wanted], rate_hz, SAMPLE_RATE_HZ)
+            sound = sound[: planned.samples]
+            sig[row, : len(sound)], lengths[row] = sound, len(sound)
         return {"sig": sig, "lengths": lengths, "crop": crop, "bad": bad, "reasons": reasons}
 
 
@@ -153,7 +151,7 @@ class Pipeline:
         rows = sorted({row for index in mine if index for row in range(*index[0].indices(config.batch_size))})
         self.rows = {row: place for place, row in enumerate(rows)}
         crop = config.crop_seconds is not None
-        self.load = Load(Reader(recordings), tuple(rows), crop, seed or 0, config.speed)
+        self.load = Load(recordings, tuple(rows), crop, seed or 0, config.speed)
 
     def batches(
         self, start: int, stop: int, workers: int
@@ -167,7 +165,7 @@ class Pipeline:
         if workers:
             _parse_absl_flags()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-            read = read.mp_prefetch(options, worker_init_fn=_end_with_parent)
+            read = read.mp_prefetch(options, worker_init_fn=end_with_parent)
         with closing(iter(read)) as elements:
             for element in elements:
                 reasons = element.pop("reasons")
@@ -182,21 +180,6 @@ class Pipeline:
             return local[[self.rows[row] for row in rows]]
 
         return jax.make_array_from_callback(shape, self.sharding, piece)
-
-
-def _end_with_parent(index: int, count: int) -> None:
-    """In a worker: end when the training process does, not before, when a signal to stop goes to all processes, and
-    not after, when that process was killed and could tell nobody."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _parse_absl_flags() -> None:

@@ -16,11 +16,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
+from focalcodec_jax.corpus.recording import Recording
 from focalcodec_jax.errors import ConfigError, TrainingError
 from focalcodec_jax.train import flops, sharding
 from focalcodec_jax.train.checkpoint import Checkpoints, has_checkpoints
 from focalcodec_jax.train.config import OptimizerConfig, TrainConfig
-from focalcodec_jax.train.corpus import Recording
 from focalcodec_jax.train.data import Pipeline, select
 from focalcodec_jax.train.log import Log, check_extras, usage
 from focalcodec_jax.train.progress import Progress, Window
@@ -63,7 +63,7 @@ def run(config: TrainConfig, run_dir: Path, console: Console) -> None:
 
     align = model.config.encoder.samples_per_frame * math.prod(model.config.compressor.factors)
     pipeline, valid = pipelines(config, mesh, align, console)
-    agree(config, *(one.load.reader.recordings for one in (pipeline, valid) if one is not None))
+    agree(config, *(one.load.recordings for one in (pipeline, valid) if one is not None))
     compiled = Compiled(trainer, mesh, trained, frozen)
     if first:
         keep_config(run_dir, config)

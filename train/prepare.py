@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,9 +17,10 @@ import numpy as np
 import soundfile
 
 from focalcodec_jax import audio
+from focalcodec_jax.corpus.recording import Recording, opened, pack, span
+from focalcodec_jax.corpus.sources import MANIFEST, find
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.files import write_lines, written_whole
-from focalcodec_jax.train.corpus import MANIFEST, Recording, find, pack
 
 PLAN = "prepare.json"
 FAILURES = "failures.jsonl"
@@ -135,7 +137,7 @@ def write(shard: Shard) -> float:
         writer = ArrayRecordWriter(str(part), "group_size:1")
         for recording in shard.recordings:
             try:
-                content, samples, rate_hz = flac(recording.path, shard.rate_hz)
+                content, samples, rate_hz = flac(recording, shard.rate_hz)
             except AudioError as error:
                 lines.append({"id": recording.id, "error": str(error), "seconds": 0.0, "shard": shard.path.name})
                 continue
@@ -159,20 +161,23 @@ def _as_os_error(path: Path) -> Iterator[None]:
         raise OSError(errno.EIO, str(error), str(path)) from error
 
 
-def flac(path: str, rate_hz: int | None) -> tuple[bytes, int, int]:
+def flac(recording: Recording, rate_hz: int | None) -> tuple[bytes, int, int]:
     """A recording as 16-bit FLAC of one channel, its samples and its rate. One that is that already stays as it is.
 
     Raises:
         AudioError: missing, unreadable, empty, or not finite.
     """
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, TypeError) as error:
-        raise AudioError(f"{path} is not audio that libsndfile reads ({error})") from error
-    rate = rate_hz or info.samplerate
-    sig = audio.read(path, rate)
-    if (info.format, info.subtype, info.channels, info.samplerate) == ("FLAC", "PCM_16", 1, rate):
-        return Path(path).read_bytes(), len(sig), rate
+    with opened(recording) as file:
+        rate = rate_hz or file.samplerate
+        first, frames = span(recording, file)
+        sig = audio.read_part(file, recording.source, rate, start=first, frames=frames, channel=recording.channel)
+        found = file.format, file.subtype, file.channels, file.samplerate, frames
+        if (
+            found == ("FLAC", "PCM_16", 1, rate, file.frames)
+            and recording.member is None
+            and os.path.isfile(recording.path)
+        ):
+            return Path(recording.path).read_bytes(), len(sig), rate
     content = io.BytesIO()
     soundfile.write(content, np.clip(sig, -1, 1), rate, format="FLAC", subtype="PCM_16")
     return content.getvalue(), len(sig), rate

@@ -1,0 +1,1 @@
+"""Corpora of speech: finding recordings, and turning all of them into tokens and back."""

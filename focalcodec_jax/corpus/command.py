@@ -1,0 +1,140 @@
+"""`focalcodec-jax tokenize`."""
+
+import os
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from focalcodec_jax.corpus import journal, sources
+from focalcodec_jax.corpus.engine import Engine
+from focalcodec_jax.corpus.formats import Format
+from focalcodec_jax.corpus.readers import Readers
+from focalcodec_jax.corpus.windows import CONTEXT_SECONDS, WINDOW_SECONDS, windows as find_windows
+from focalcodec_jax.errors import ConfigError, require
+from focalcodec_jax.inference import default_batch_seconds, local_devices
+from focalcodec_jax.options import (
+    CheckpointOption,
+    CoordinatorOption,
+    Device,
+    DeviceOption,
+    DistributedOption,
+    NumProcessesOption,
+    ProcessIdOption,
+    console,
+    join,
+    keep_compiled,
+    load,
+)
+from focalcodec_jax.pretrained import DEMO, structure
+
+
+class Precision(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tokenize(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Folders, audio files, globs, manifests (CSV, JSONL, Lhotse's), ArrayRecord shards of prepare, "
+            "WebDataset tars; paths or URLs such as s3://bucket/folder.",
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FOLDER", help="Folder or URL of the data set; goes on with it.")
+    ],
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = Device.auto,
+    dtype: Annotated[Precision, typer.Option(help="bfloat16 is faster, and changes some tokens.")] = Precision.float32,
+    format: Annotated[Format, typer.Option(help="Parquet, ArrayRecord, JSONL, or a .npy file each.")] = Format.parquet,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="This is process I, from 0, of N that share the work.")
+    ] = None,
+    distributed: DistributedOption = False,
+    coordinator: CoordinatorOption = None,
+    num_processes: NumProcessesOption = None,
+    process_id: ProcessIdOption = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read audio.")] = min(16, CPUS),
+    window: Annotated[
+        int, typer.Option(min=1, help="Seconds; longer recordings are encoded in windows.")
+    ] = WINDOW_SECONDS,
+    context: Annotated[
+        int, typer.Option(min=0, help="Seconds at each end of a window that only inform it.")
+    ] = CONTEXT_SECONDS,
+    batch_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Most audio that one device is given at once; less needs less memory."),
+    ] = None,
+    shard_hours: Annotated[
+        float | None, typer.Option(min=0.001, help="Audio in a file of the data set; a thousandth of it by default.")
+    ] = None,
+    check: Annotated[int, typer.Option(min=0, help="Recordings to encode once more at the end, one by one.")] = 8,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first recording that cannot be read.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Make shards again in which recordings failed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done: hours, shards, batches, padding.")
+    ] = False,
+) -> None:
+    """Turn a corpus of speech into a data set of tokens.
+
+    Run again after an interruption, it goes on with what is missing. Recordings that cannot be read are listed in
+    failures.jsonl, and the exit code is then 1.
+    """
+    from focalcodec_jax.corpus import dryrun, tokenizing
+
+    if format is Format.array_record:
+        require("writing ArrayRecord shards", "train", "array_record")
+    name = checkpoint or DEMO
+    config = structure(name, dtype=dtype.value)
+    windows = find_windows(config, window, context)
+    with console.status("looking through the recordings"):
+        recordings = sources.listed(inputs)
+        shards = journal.shards(recordings, shard_hours)
+    if dry_run:
+        kind = None if device is Device.auto else device.value
+        seconds = batch_seconds or default_batch_seconds(local_devices(kind))
+        dryrun.show(recordings, shards, config, windows, seconds)
+        return
+    process = _process(shard, distributed, coordinator, num_processes, process_id)
+    task = tokenizing.Task(name, config, windows, format, process, retry_failed)
+    plan = tokenizing.Plan(output, recordings, shards, task)
+    if plan.todo:
+        keep_compiled()
+        codec = load(checkpoint, device, dtype.value)
+        engine = Engine(codec, "sig_to_toks", codec.samples, windows.samples, batch_seconds)
+        tokenizer = tokenizing.Tokenizer(plan, engine, Readers(workers, windows), strict=strict, check=check)
+        tokenizer.run(console)
+        tokenizer.report(console)
+    if plan.conclude(console):
+        raise typer.Exit(1)
+
+
+def _process(
+    shard: str | None, distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> tuple[int, int]:
+    """Which process this is, and of how many.
+
+    Raises:
+        ConfigError: --shard is not such as 0/4.
+    """
+    if shard is not None:
+        index, _, of = shard.partition("/")
+        if not (index.isdecimal() and of.isdecimal() and int(index) < int(of)):
+            raise ConfigError(f"--shard is {shard!r}; the first of four processes is 0/4, the last 3/4")
+        return int(index), int(of)
+    join(distributed, coordinator, num_processes, process_id)
+    import jax
+
+    if not jax.distributed.is_initialized():
+        return 0, 1
+    process = jax.process_index(), jax.process_count()
+    jax.distributed.shutdown()  # each works by itself from here on, so that none ends with another
+    return process

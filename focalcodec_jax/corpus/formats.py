@@ -1,0 +1,146 @@
+"""Token data sets on disk: Parquet, ArrayRecord, JSONL, or a .npy file a recording."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from focalcodec_jax.corpus.folder import Folder
+from focalcodec_jax.corpus.recording import Recording, pack
+
+OWN_COLUMNS = ("id", "tokens", "duration", "source")
+ROWS_PER_GROUP = 1000
+"""Rows that are read at once: few enough for readers that want them in any order."""
+
+
+class Format(StrEnum):
+    parquet = "parquet"
+    array_record = "array_record"
+    jsonl = "jsonl"
+    npy = "npy"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recording's tokens."""
+
+    recording: Recording
+    tokens: np.ndarray
+    """(tokens,)."""
+    duration: float
+    """Seconds of audio."""
+
+
+def shard_stem(number: int) -> str:
+    return f"tokens-{number:05d}"
+
+
+def shard_name(format: Format, number: int) -> str:
+    return f"data/{shard_stem(number)}.{'jsonl' if format is Format.npy else format.value}"
+
+
+def token_dtype(codebook_size: int) -> np.dtype:
+    return np.dtype("<u2" if codebook_size <= 2**16 else "<u4")
+
+
+def columns(recordings: Sequence[Recording]) -> dict[str, pa.DataType]:
+    """Names and types of the manifests' own columns, over all recordings, so that all shards agree.
+
+    Values of several types in one column are kept as JSON, in text.
+    """
+    names = dict.fromkeys(name for recording in recordings for name in recording.columns)
+    found = {}
+    for name in names:
+        values = [recording.columns.get(name) for recording in recordings]
+        try:
+            kind = pa.infer_type(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            kind = None
+        found[name] = pa.string() if kind is None or pa.types.is_null(kind) else kind
+    return found
+
+
+def own_name(column: str) -> str:
+    """Name of a manifest's column in the data set, where it does not meet ours."""
+    return f"manifest_{column}" if column in OWN_COLUMNS else column
+
+
+def write(folder: Folder, format: Format, number: int, rows: Sequence[Row], extra: dict[str, pa.DataType]) -> None:
+    """Write a shard; it appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full.
+    """
+    if format is Format.npy:
+        for row in rows:
+            with folder.written(npy_name(row.recording)) as part:
+                np.save(part, row.tokens)
+    with folder.written(shard_name(format, number)) as part:
+        WRITERS[format](part, rows, extra)
+
+
+def npy_name(recording: Recording) -> str:
+    """A file below the data set's folder, whatever an id holds."""
+    parts = [quote(part, safe=" ,+=@~()[]'&!") for part in recording.id.split("/") if part]
+    return "/".join(["data", *(part.replace(".", "%2E") if set(part) <= {"."} else part for part in parts)]) + ".npy"
+
+
+def _parquet(path: Path, rows: Sequence[Row], extra: dict[str, pa.DataType]) -> None:
+    tokens = [row.tokens for row in rows]
+    dtype = tokens[0].dtype if tokens else np.dtype("<u2")
+    offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int32)
+    flat = np.concatenate(tokens) if tokens else np.zeros(0, dtype)
+    arrays: dict[str, pa.Array] = {
+        "id": pa.array([row.recording.id for row in rows], pa.string()),
+        "tokens": pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat)),
+        "duration": pa.array([row.duration for row in rows], pa.float64()),
+        "source": pa.array([row.recording.source for row in rows], pa.string()),
+    }
+    for name, kind in extra.items():
+        values = [row.recording.columns.get(name) for row in rows]
+        if pa.types.is_string(kind):
+            values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+        arrays[own_name(name)] = pa.array(values, kind)
+    pq.write_table(pa.table(arrays), path, compression="zstd", row_group_size=ROWS_PER_GROUP)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    own = {"id": row.recording.id, "duration": row.duration, "source": row.recording.source}
+    return own | {own_name(name): value for name, value in row.recording.columns.items()}
+
+
+def _array_record(path: Path, rows: Sequence[Row], extra: dict[str, pa.DataType]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for row in rows:
+        writer.write(pack({**_plain(row), "dtype": row.tokens.dtype.name}, row.tokens.tobytes()))
+    writer.close()
+
+
+def _jsonl(path: Path, rows: Sequence[Row], extra: dict[str, pa.DataType]) -> None:
+    _lines(path, ({**_plain(row), "tokens": row.tokens.tolist()} for row in rows))
+
+
+def _npy(path: Path, rows: Sequence[Row], extra: dict[str, pa.DataType]) -> None:
+    _lines(path, ({**_plain(row), "file": npy_name(row.recording)} for row in rows))
+
+
+def _lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+WRITERS: dict[Format, Callable[[Path, Sequence[Row], dict[str, pa.DataType]], None]] = {
+    Format.parquet: _parquet,
+    Format.array_record: _array_record,
+    Format.jsonl: _jsonl,
+    Format.npy: _npy,
+}

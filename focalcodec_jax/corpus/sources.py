@@ -1,0 +1,279 @@
+"""Finding recordings: in folders, globs, manifests, shards and tars, on this machine or behind a URL."""
+
+import csv
+import glob
+import gzip
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from focalcodec_jax import audio
+from focalcodec_jax.config import SAMPLE_RATE_HZ
+from focalcodec_jax.corpus import lhotse
+from focalcodec_jax.corpus.recording import Recording, headers, num_samples, printable
+from focalcodec_jax.errors import AudioError
+from focalcodec_jax.files import filesystem, is_url
+from focalcodec_jax.pretrained import ASSETS
+
+MANIFEST = "manifest.jsonl"
+SAMPLE = "sample"
+"""In place of a folder: the speech in this package."""
+SHARD, TAR = ".array_record", ".tar"
+PATH_KEYS = ("path", "audio", "audio_filepath", "shard")
+OWN_KEYS = {*PATH_KEYS, "id", "record", "samples", "rate_hz", "seconds", "offset"}
+"""Columns of a manifest that say where a recording lies; all others stay with it."""
+
+
+def find(inputs: Sequence[str | Path], workers: int = 8) -> list[Recording]:
+    """All recordings of some inputs, in the order given, with their lengths.
+
+    Raises:
+        AudioError: an input does not exist or holds nothing, a manifest has no path column, or an id comes twice.
+    """
+    found = listed(inputs)
+    for recording in found:
+        if recording.problem is not None:
+            raise AudioError(recording.problem)
+    with ThreadPoolExecutor(workers) as pool:
+        lengths = pool.map(lambda recording: recording.samples or num_samples(recording), found)
+        return [replace(recording, samples=samples) for recording, samples in zip(found, lengths, strict=True)]
+
+
+def listed(inputs: Sequence[str | Path]) -> list[Recording]:
+    """All recordings of some inputs, in the order given; their files are not opened.
+
+    What cannot be read, as far as a listing shows, is in it with its `problem`; so is what has another's id.
+
+    Raises:
+        AudioError: an input does not exist, is of no known kind, or holds nothing.
+    """
+    found: list[Recording] = []
+    first: dict[str, Recording] = {}
+    for path in inputs:
+        for recording in _listed(str(path)):
+            other = first.setdefault(recording.id, recording)
+            if other is not recording and recording.problem is None:
+                problem = f"two recordings have the id {recording.id!r}: {other.source} and {recording.source}"
+                recording = replace(recording, problem=problem)
+            found.append(recording)
+    return found
+
+
+def _listed(path: str) -> Iterable[Recording]:
+    if path == SAMPLE and not os.path.exists(path):
+        path = str(ASSETS)
+    if glob.has_magic(path) and not os.path.exists(path):
+        return [recording for match in _matches(path) for recording in _listed(match)]
+    files = _files(path)
+    if files is None:
+        return _file(path, _size(path))
+    base = path.rstrip("/") + "/"
+    if base + MANIFEST in files:
+        return _file(base + MANIFEST, 0)
+    found = [recording for name, size in sorted(files.items()) for recording in _file(name, size, base)]
+    times = Counter(recording.id for recording in found)
+    # the same recording in two formats, perhaps: their endings tell them apart
+    found = [
+        replace(r, id=printable(r.path.removeprefix(base))) if times[r.id] > 1 and r.member is None else r
+        for r in found
+    ]
+    if not found:
+        raise AudioError(f"{path} holds no audio files; looked for names ending in .wav, .flac, .mp3, .ogg, …")
+    return found
+
+
+def _matches(pattern: str) -> list[str]:
+    if is_url(pattern):
+        files, inside = filesystem(pattern)
+        matches = [files.unstrip_protocol(name) for name in sorted(files.glob(inside))]
+    else:
+        matches = sorted(glob.glob(pattern, recursive=True))
+    if not matches:
+        raise AudioError(f"nothing matches {pattern}")
+    return matches
+
+
+def _files(path: str) -> dict[str, int] | None:
+    """Files below a folder and their sizes; None for what is not a folder.
+
+    Raises:
+        AudioError: there is no such path.
+    """
+    if is_url(path):
+        files, inside = filesystem(path)
+        found = files.find(inside, detail=True)
+        if not found:
+            raise AudioError(f"{path} does not exist, or holds nothing")
+        if list(found) == [inside]:
+            return None
+        return {files.unstrip_protocol(name): entry.get("size") or 0 for name, entry in found.items()}
+    if not os.path.lexists(path):
+        raise AudioError(f"{path} does not exist; give a folder of recordings, or a manifest (.csv, .jsonl)")
+    return dict(_walk(path.rstrip("/"))) if os.path.isdir(path) else None
+
+
+def _walk(folder: str) -> Iterator[tuple[str, int]]:
+    """Files and their sizes, through links to folders too, each folder once. A folder that is named as audio and
+    holds none, or a link to nothing, is listed as if it were a recording, to be named when it is read."""
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        identity = os.stat(here).st_dev, os.stat(here).st_ino
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders.sort()
+        for name in names:
+            path = os.path.join(here, name)
+            yield path, _size(path)
+        if not folders and not names and audio.is_audio_name(here):
+            yield here, 0
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; 0 where they cannot be asked."""
+    try:
+        return filesystem(path)[0].size(path) or 0 if is_url(path) else os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _file(path: str, size: int, base: str | None = None) -> Iterable[Recording]:
+    """Recordings of a file: itself, those in it, or those it lists. Below the folder `base` only audio counts."""
+    name = PurePosixPath(path).name.lower()
+    if name.endswith(SHARD):
+        return _shard(path)
+    if name.endswith(TAR):
+        return _tar(path)
+    if audio.is_audio_name(name):
+        inside = path.removeprefix(base) if base else path
+        return [Recording(printable(_stem(inside)), path, size=size)]
+    if base is not None:
+        return []
+    if name.removesuffix(".gz").endswith((".jsonl", ".csv")):
+        rows = list(_manifest(path))
+        if not rows:
+            raise AudioError(f"{path} lists no recordings")
+        return rows
+    raise AudioError(
+        f"{path} is neither a folder, audio, a manifest (.csv, .jsonl), ArrayRecord shards (.array_record) nor a .tar"
+    )
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))
+
+
+def _shard(path: str) -> list[Recording]:
+    try:
+        entries = headers(path)
+    except AudioError as error:
+        return [Recording(printable(path), path, problem=str(error))]
+    return [_row({**entry, "shard": path, "record": place}, "", path) for place, entry in enumerate(entries)]
+
+
+def _tar(path: str) -> list[Recording]:
+    """Audio in a WebDataset tar. Files of one key lie side by side; `.json` and `.txt` ones are columns of it."""
+    found: dict[str, Recording] = {}
+    columns: dict[str, dict[str, Any]] = {}
+    problem, size = None, _size(path)
+    try:
+        with filesystem(path)[0].open(path, "rb") if is_url(path) else open(path, "rb") as file:
+            archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file under it is closed
+            for member in archive:
+                if not member.isfile():
+                    continue
+                folder, name = os.path.split(member.name)
+                key = os.path.join(folder, name.split(".", 1)[0])
+                if audio.is_audio_name(name):
+                    id_ = printable(f"{_stem(path)}/{_stem(member.name)}")
+                    where = {"size": member.size, "member": member.name, "offset": member.offset_data}
+                    if member.offset_data + member.size > size:
+                        problem = "its last file is cut short"
+                        continue
+                    found[member.name] = Recording(id_, path, columns=columns.setdefault(key, {}), **where)
+                elif name.endswith((".json", ".txt")):
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    columns.setdefault(key, {}).update(_sidecar(name, content.read()))
+    except (tarfile.TarError, OSError, ValueError) as error:
+        problem = str(error)
+    recordings = list(found.values())
+    if problem is not None or not recordings:
+        problem = f"{path} is not a whole tar with audio in it: {problem or 'no file in it is named as audio'}"
+        recordings.append(Recording(printable(path), path, problem=problem))
+    return recordings
+
+
+def _sidecar(name: str, content: bytes) -> Mapping[str, Any]:
+    text = content.decode("utf-8")
+    if name.endswith(".txt"):
+        return {"text": text}
+    found = json.loads(text)
+    return found if isinstance(found, dict) else {"json": found}
+
+
+def _manifest(path: str) -> Iterator[Recording]:
+    """Rows of a manifest. Paths in it are relative to it, in Lhotse's to the working directory."""
+    with filesystem(path)[0].open(path, "rb") if is_url(path) else open(path, "rb") as file:
+        content = file.read()
+    try:
+        content = gzip.decompress(content) if path.endswith(".gz") else content
+        text = content.decode("utf-8-sig")  # spreadsheets put a mark before the first column
+    except (UnicodeDecodeError, OSError, EOFError) as error:
+        raise AudioError(f"{path} is not text in UTF-8: {error}") from error
+    lines = io.StringIO(text, newline="")
+    is_csv = path.removesuffix(".gz").endswith(".csv")
+    rows: Iterable[Any] = csv.DictReader(lines) if is_csv else map(_json, filter(str.strip, lines))
+    for number, row in enumerate(rows, 1):
+        where = f"{path}, entry {number}"
+        if not isinstance(row, dict):
+            problem = f"{where} is not one JSON object a line: {str(row).strip()[:80]!r}"
+            yield Recording(where, path, problem=problem)
+        else:
+            yield lhotse.recording(row, where) if lhotse.is_lhotse(row) else _row(row, os.path.dirname(path), where)
+
+
+def _json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return line
+
+
+def _row(row: Mapping[str, Any], folder: str, where: str) -> Recording:
+    """A recording by its entry in a manifest; where that is wrong, with its problem."""
+    key = next((key for key in PATH_KEYS if row.get(key)), None)
+    if key is None:
+        columns = ", ".join(map(str, row))
+        return Recording(where, where, problem=f"{where}: no path, audio or audio_filepath among {columns}")
+    name = row[key]
+    if not isinstance(name, str):
+        return Recording(where, where, problem=f"{where}: {key} is {name!r:.60}, not the path of a file")
+    path = name if is_url(name) or not folder else os.path.join(folder, name)
+    id_ = printable(str(row.get("id") or _stem(name)))
+    fields: dict[str, Any] = {"columns": _own_columns(row)}
+    try:
+        if row.get("record") is not None:
+            fields["record"] = int(row["record"])
+        if row.get("samples") and row.get("rate_hz"):
+            fields["samples"] = round(int(row["samples"]) / int(row["rate_hz"]) * SAMPLE_RATE_HZ)
+        if row.get("offset") not in (None, ""):
+            fields |= {"start": float(row["offset"]), "duration": float(row["duration"])}
+            fields["samples"] = round(fields["duration"] * SAMPLE_RATE_HZ)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        problem = f"{id_}: record, samples and rate_hz are integers, offset and duration come together ({error})"
+        return Recording(id_, path, problem=problem)
+    return Recording(id_, path, **fields)
+
+
+def _own_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: value for name, value in row.items() if name not in OWN_KEYS and name is not None}
+    return {name: printable(value) if isinstance(value, str) else value for name, value in found.items()}
