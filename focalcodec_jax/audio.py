@@ -1,7 +1,9 @@
 """Reading, resampling and writing of audio files."""
 
 import io
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -85,6 +87,8 @@ def opened(source: str | Path | io.IOBase, name: str) -> Iterator[soundfile.Soun
     with ExitStack() as stack:
         if isinstance(source, str | Path):
             try:
+                if stat.S_ISFIFO(os.stat(source).st_mode):  # opening it would wait for somebody to write to it
+                    raise AudioError(f"{name} is a pipe; give an audio file")
                 source = stack.enter_context(open(source, "rb"))
             except FileNotFoundError as error:
                 raise AudioError(f"{name} does not exist") from error

@@ -91,6 +91,6 @@ def keep_compiled() -> None:
     """Keep compiled programs between runs, where the user has not said where."""
     import jax
 
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "focalcodec_jax" / "compiled"))

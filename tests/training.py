@@ -5,9 +5,12 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import soundfile
 
+from focalcodec_jax import CodecConfig, FocalCodec, save_pretrained
+from focalcodec_jax.codec import initialize
 from focalcodec_jax.train.config import TrainConfig, from_dict
 
 CODEC: dict[str, Any] = {
@@ -64,6 +67,13 @@ def tiny(stage: str = "quantizer", **changes: Any) -> TrainConfig:
     for key, value in changes.items():
         content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
     return from_dict(content)
+
+
+def checkpoint(folder: Path) -> str:
+    """A codec of that size with random weights, as a folder."""
+    model = FocalCodec(CodecConfig.from_dict(CODEC))
+    save_pretrained(folder, model, initialize(model, jax.random.key(0)))
+    return str(folder)
 
 
 def voiced(seconds: float, seed: int) -> np.ndarray:

@@ -97,15 +97,14 @@ def tokenize(
     windows = find_windows(config, window, context)
     with console.status("looking through the recordings"):
         recordings = sources.listed(inputs)
-        shards = journal.shards(recordings, shard_hours)
     if dry_run:
         kind = None if device is Device.auto else device.value
         seconds = batch_seconds or default_batch_seconds(local_devices(kind))
-        dryrun.show(recordings, shards, config, windows, seconds)
+        dryrun.show(recordings, journal.shards(recordings, shard_hours), config, windows, seconds)
         return
     process = _process(shard, distributed, coordinator, num_processes, process_id)
-    task = tokenizing.Task(name, config, windows, format, process, retry_failed)
-    plan = tokenizing.Plan(output, recordings, shards, task)
+    task = tokenizing.Task(name, config, windows, format, shard_hours, process, retry_failed)
+    plan = tokenizing.Plan(output, recordings, task)
     if plan.todo:
         keep_compiled()
         codec = load(checkpoint, device, dtype.value)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from focalcodec_jax.corpus.folder import Folder
@@ -57,40 +58,46 @@ def shards(recordings: Sequence[Recording], hours: float | None = None) -> list[
 class Journal:
     """The journal in the folder of a data set.
 
+    Args:
+        options: what else decides about its content.
+        hours: about so much audio in a shard; only asked for when the data set is begun.
+
     Raises:
         FocalCodecError: the folder holds the work of another command, or files of something else.
     """
 
     def __init__(
-        self, folder: Folder, recordings: Sequence[Recording], pieces: Sequence[Shard], options: Mapping[str, Any]
+        self, folder: Folder, recordings: Sequence[Recording], options: Mapping[str, Any], hours: float | None = None
     ):
-        self.folder, self.shards, self.options = folder, pieces, options
+        self.folder = folder
         digest = hashlib.sha256()
         for r in recordings:
             digest.update(f"{r.id}\n{r.source}\n{r.start}\n{r.duration}\n{r.channel}\n".encode())
-        for shard in pieces:
-            digest.update(f"{shard.first} {shard.last}\n".encode())
-        self.plan = {**options, "recordings": len(recordings), "shards": len(pieces), "listing": digest.hexdigest()}
-        self._check(folder.read(PLAN))
-        folder.write(PLAN, json.dumps(self.plan, indent=2) + "\n")
-        self._check(folder.read(PLAN))  # another process may have begun something else at the same time
+        now = {**options, "recordings": len(recordings), "listing": digest.hexdigest()}
+        if (plan := self._kept()) is None:
+            # The bounds are kept, since estimates change, as when a broken file is replaced.
+            bounds = [shard.last for shard in shards(recordings, hours)]
+            folder.write(PLAN, json.dumps({**now, "bounds": bounds}, indent=2) + "\n")
+            plan = self._kept() or {}  # another process may have begun at the same time
+        if changed := [key for key in now if plan.get(key) != now[key]]:
+            key = changed[0]
+            what = f"{key} {plan.get(key)}, not {now[key]}" if key in options else "recordings"
+            raise FocalCodecError(f"{folder.path} was begun with other {what}; give the same, or another folder")
+        bounds = plan["bounds"]
+        self.shards = [Shard(n, first, last) for n, (first, last) in enumerate(pairwise([0, *bounds]))]
 
-    def _check(self, kept: bytes | None) -> None:
-        if kept is None:
+    def _kept(self) -> dict[str, Any] | None:
+        content = self.folder.read(PLAN)
+        if content is None:
             if others := self.folder.names("") - {"journal"}:  # where another process may be about to write the plan
                 raise FocalCodecError(
                     f"{self.folder.path} holds other files, such as {min(others)}; give an empty or a new folder"
                 )
-            return
+            return None
         try:
-            before = json.loads(kept)
+            return json.loads(content)
         except json.JSONDecodeError as error:
             raise FocalCodecError(f"{self.folder.path}/{PLAN} is not readable ({error}); give a new folder") from error
-        now = json.loads(json.dumps(self.plan))
-        if changed := [key for key in now if before.get(key) != now[key]]:
-            key = changed[0]
-            what = f"{key} {before.get(key)}, not {now[key]}" if key in self.options else "recordings"
-            raise FocalCodecError(f"{self.folder.path} was begun with other {what}; give the same, or another folder")
 
     def done(self) -> set[int]:
         """Numbers of the shards that are whole."""

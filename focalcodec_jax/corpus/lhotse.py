@@ -20,14 +20,11 @@ def recording(row: Mapping[str, Any], where: str) -> Recording:
     id_ = printable(str(row.get("id", where)))
     try:
         return _recording(row, id_)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        return Recording(
-            id_, where, problem=f"{where}: {error}" if isinstance(error, ValueError) else _odd(where, error)
-        )
-
-
-def _odd(where: str, error: Exception) -> str:
-    return f"{where} is not as Lhotse writes recordings and cuts: {type(error).__name__} {error}"
+    except ValueError as error:
+        return Recording(id_, where, problem=f"{where}: {error}")
+    except (KeyError, TypeError, AttributeError) as error:
+        problem = f"{where} is not as Lhotse writes recordings and cuts ({type(error).__name__} {error})"
+        return Recording(id_, where, problem=problem)
 
 
 def _recording(row: Mapping[str, Any], id_: str) -> Recording:
@@ -39,6 +36,8 @@ def _recording(row: Mapping[str, Any], id_: str) -> Recording:
     channel = row.get("channel")
     if isinstance(channel, int):
         sources = [source for source in sources if channel in source["channels"]]
+        if not sources:
+            raise ValueError(f"its recording has no channel {channel}")
         channel = sources[0]["channels"].index(channel)
     if len(sources) != 1 or sources[0]["type"] not in ("file", "url"):
         kinds = ", ".join(source["type"] for source in sources)

@@ -168,7 +168,7 @@ def _file(path: str, size: int, base: str | None = None) -> Iterable[Recording]:
 
 
 def _stem(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix(""))
+    return os.path.splitext(path)[0]
 
 
 def _shard(path: str) -> list[Recording]:

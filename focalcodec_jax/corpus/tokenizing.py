@@ -63,6 +63,7 @@ class Task:
 
     Attributes:
         checkpoint: name or folder of the codec; config: its configuration, with the compute dtype.
+        shard_hours: about so much audio in a shard.
         process: which this is, from 0, and of how many that share the work.
         retry_failed: make shards again in which recordings failed.
     """
@@ -71,6 +72,7 @@ class Task:
     config: CodecConfig
     windows: Windows
     format: Format = Format.parquet
+    shard_hours: float | None = None
     process: tuple[int, int] = (0, 1)
     retry_failed: bool = False
 
@@ -82,8 +84,8 @@ class Plan:
         FocalCodecError: the folder holds something else.
     """
 
-    def __init__(self, output: str, recordings: Sequence[Recording], shards: Sequence[Shard], task: Task):
-        self.recordings, self.shards, self.task = recordings, shards, task
+    def __init__(self, output: str, recordings: Sequence[Recording], task: Task):
+        self.recordings, self.task = recordings, task
         self.columns = formats.columns(recordings)
         self.options = {
             "checkpoint_sha256": weights_hash(checkpoint_folder(task.checkpoint)),
@@ -93,12 +95,13 @@ class Plan:
             "context_seconds": task.windows.context,
         }
         self.folder = Folder(output)
-        self.journal = Journal(self.folder, recordings, shards, self.options)
+        self.journal = Journal(self.folder, recordings, self.options, task.shard_hours)
+        self.shards = self.journal.shards
         done = self.journal.done()
         if task.retry_failed:
-            done = {s.number for s in shards if s.number in done and not self.journal.entry(s).failures}
+            done = {s.number for s in self.shards if s.number in done and not self.journal.entry(s).failures}
         index, of = task.process
-        self.mine = [shard for shard in shards if shard.number % of == index]
+        self.mine = [shard for shard in self.shards if shard.number % of == index]
         self.todo = [shard for shard in self.mine if shard.number not in done]
 
     def conclude(self, console: Console) -> int:
