@@ -97,7 +97,6 @@ class Engine:
         self.batch_seconds = batch_seconds or codec.batch_seconds
         self.step = codec.compiled(method)
         self.meter = Meter()
-        self._compilers = ThreadPoolExecutor(4)
         self._buckets: dict[int, Bucket] = {}
         self._sent: queue.SimpleQueue[tuple[float, jax.Array] | None] = queue.SimpleQueue()
 
@@ -109,6 +108,7 @@ class Engine:
     def run(self, items: Iterable[Item]) -> Iterator[Item]:
         """Results of all items, still padded, in any order."""
         threading.Thread(target=self._watch, daemon=True).start()
+        self._compilers = ThreadPoolExecutor(4)
         running: deque[tuple[list[Item], jax.Array]] = deque()
         try:
             for key, array in items:
