@@ -16,7 +16,7 @@ from rich.table import Table
 
 from focalcodec_jax import audio, tokenfiles
 from focalcodec_jax.convert.command import app as convert_app
-from focalcodec_jax.corpus.command import tokenize
+from focalcodec_jax.corpus.command import detokenize, tokenize
 from focalcodec_jax.errors import AudioError, FocalCodecError
 from focalcodec_jax.options import CheckpointOption, Device, DeviceOption, console, load, plain
 from focalcodec_jax.train.command import app as train_app, prepare
@@ -257,6 +257,7 @@ app.add_typer(convert_app, name="convert")
 app.add_typer(train_app, name="train")
 app.command()(prepare)
 app.command()(tokenize)
+app.command()(detokenize)
 
 if __name__ == "__main__":
     main()

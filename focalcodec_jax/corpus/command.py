@@ -1,17 +1,20 @@
-"""`focalcodec-jax tokenize`."""
+"""`focalcodec-jax tokenize` and `detokenize`."""
 
 import os
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from focalcodec_jax import audio
 from focalcodec_jax.corpus import journal, sources
+from focalcodec_jax.corpus.blocks import Blocks
 from focalcodec_jax.corpus.engine import Engine
 from focalcodec_jax.corpus.formats import Format
 from focalcodec_jax.corpus.readers import Readers
 from focalcodec_jax.corpus.windows import CONTEXT_SECONDS, WINDOW_SECONDS, windows as find_windows
-from focalcodec_jax.errors import ConfigError, require
+from focalcodec_jax.errors import CheckpointError, ConfigError, require
 from focalcodec_jax.inference import default_batch_seconds, local_devices
 from focalcodec_jax.options import (
     CheckpointOption,
@@ -26,7 +29,7 @@ from focalcodec_jax.options import (
     keep_compiled,
     load,
 )
-from focalcodec_jax.pretrained import DEMO, structure
+from focalcodec_jax.pretrained import DEMO, checkpoint_folder, structure, weights_hash
 
 
 class Precision(StrEnum):
@@ -35,6 +38,15 @@ class Precision(StrEnum):
 
 
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+ShardOption = Annotated[
+    str | None, typer.Option(metavar="I/N", help="This is process I, from 0, of N that share the work.")
+]
+WindowOption = Annotated[int, typer.Option(min=1, help="Seconds; what is longer goes through in windows.")]
+ContextOption = Annotated[int, typer.Option(min=1, help="Seconds at each end of a window that only inform it.")]
+BatchSecondsOption = Annotated[
+    float | None, typer.Option(min=0.1, help="Most audio that one device is given at once; less needs less memory.")
+]
 
 
 def tokenize(
@@ -53,24 +65,15 @@ def tokenize(
     device: DeviceOption = Device.auto,
     dtype: Annotated[Precision, typer.Option(help="bfloat16 is faster, and changes some tokens.")] = Precision.float32,
     format: Annotated[Format, typer.Option(help="Parquet, ArrayRecord, JSONL, or a .npy file each.")] = Format.parquet,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="This is process I, from 0, of N that share the work.")
-    ] = None,
+    shard: ShardOption = None,
     distributed: DistributedOption = False,
     coordinator: CoordinatorOption = None,
     num_processes: NumProcessesOption = None,
     process_id: ProcessIdOption = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read audio.")] = min(16, CPUS),
-    window: Annotated[
-        int, typer.Option(min=1, help="Seconds; longer recordings are encoded in windows.")
-    ] = WINDOW_SECONDS,
-    context: Annotated[
-        int, typer.Option(min=0, help="Seconds at each end of a window that only inform it.")
-    ] = CONTEXT_SECONDS,
-    batch_seconds: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Most audio that one device is given at once; less needs less memory."),
-    ] = None,
+    window: WindowOption = WINDOW_SECONDS,
+    context: ContextOption = CONTEXT_SECONDS,
+    batch_seconds: BatchSecondsOption = None,
     shard_hours: Annotated[
         float | None, typer.Option(min=0.001, help="Audio in a file of the data set; a thousandth of it by default.")
     ] = None,
@@ -113,6 +116,53 @@ def tokenize(
         tokenizer.run(console)
         tokenizer.report(console)
     if plan.conclude(console):
+        raise typer.Exit(1)
+
+
+def detokenize(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder or URL that tokenize wrote.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FOLDER", help="Folder or URL of the audio; goes on with it.")
+    ],
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = Device.auto,
+    suffix: Annotated[str, typer.Option(help="Ending of the files, which says their format.")] = ".flac",
+    shard: ShardOption = None,
+    distributed: DistributedOption = False,
+    coordinator: CoordinatorOption = None,
+    num_processes: NumProcessesOption = None,
+    process_id: ProcessIdOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that write audio.")] = min(16, CPUS),
+    window: WindowOption = WINDOW_SECONDS,
+    context: ContextOption = CONTEXT_SECONDS,
+    batch_seconds: BatchSecondsOption = None,
+) -> None:
+    """Turn a data set of tokens back into audio: a file for each recording, by its id.
+
+    Takes the checkpoint that made the tokens, unless another is given. Run again after an interruption, it goes on.
+    """
+    from focalcodec_jax.corpus.detokenizing import Detokenizer, Output
+
+    audio.check_name(Path(f"a{suffix}"))
+    blocks = Blocks(dataset)
+    name = checkpoint or str(blocks.info["checkpoint"])
+    config = structure(name)
+    if config.quantizer.codebook_size != blocks.codebook_size:
+        raise CheckpointError(
+            f"{name} has a codebook of {config.quantizer.codebook_size} codes, the tokens one of {blocks.codebook_size}"
+        )
+    plan = {"data set": blocks.digest, "checkpoint": weights_hash(checkpoint_folder(name)), "suffix": suffix}
+    index, of = _process(shard, distributed, coordinator, num_processes, process_id)
+    target = Output(output, plan)
+    todo = [block for block in range(index, len(blocks), of) if block not in target.done()]
+    if todo:
+        keep_compiled()
+        codec = load(name, device)
+        windows = find_windows(config, window, context)
+        longest = round(windows.seconds * config.token_rate_hz)
+        engine = Engine(codec, "toks_to_sig", codec.tokens, longest, batch_seconds)
+        Detokenizer(blocks, target, engine, windows, suffix, workers).run(todo, console)
+    if target.conclude(len(blocks), console):
         raise typer.Exit(1)
 
 

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,8 @@ BATCHES_AHEAD = 3
 PATIENCE = 64
 """After so many batches without filling up, a bucket is sent as it is, so that nothing waits for long."""
 
-Item = tuple[Hashable, np.ndarray]
+Item = tuple[Any, np.ndarray]
+"""A key, and an array of any length."""
 
 
 @dataclass

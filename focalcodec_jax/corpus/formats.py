@@ -86,10 +86,15 @@ def write(folder: Folder, format: Format, number: int, rows: Sequence[Row], extr
         WRITERS[format](part, rows, extra)
 
 
+def path_of(id_: str) -> str:
+    """A path below a folder, whatever an id holds; different for different ids."""
+    parts = [quote(part, safe=" ,+=@~()[]'&!") for part in id_.split("/")]
+    # no part is empty, and none means this folder or the one above
+    return "/".join("%2F" if not part else part.replace(".", "%2E") if set(part) == {"."} else part for part in parts)
+
+
 def npy_name(recording: Recording) -> str:
-    """A file below the data set's folder, whatever an id holds."""
-    parts = [quote(part, safe=" ,+=@~()[]'&!") for part in recording.id.split("/") if part]
-    return "/".join(["data", *(part.replace(".", "%2E") if set(part) <= {"."} else part for part in parts)]) + ".npy"
+    return f"data/{path_of(recording.id)}.npy"
 
 
 def _parquet(path: Path, rows: Sequence[Row], extra: dict[str, pa.DataType]) -> None:

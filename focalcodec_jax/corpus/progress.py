@@ -71,6 +71,6 @@ class Progress:
         meter = self.meter
         text = (
             f"{self.seconds / meter.elapsed:.3g} × real time · devices {100 * meter.busy_share:.0f} % busy, "
-            f"{100 * meter.waiting_share:.0f} % waiting for audio"
+            f"{100 * meter.waiting_share:.0f} % waiting for data"
         )
         return text + (f" · {self.failures} failed" if self.failures else "")

@@ -47,10 +47,10 @@ def windows(config: CodecConfig, seconds: int = WINDOW_SECONDS, context: int = C
     """Windows that begin where a token does, and for a causal codec a chunk of its attention.
 
     Args:
-        seconds, context: at least; rounded up to what the codec's grid allows.
+        seconds, context: at least, and context at least one; rounded up to what the codec's grid allows.
 
     Raises:
-        ConfigError: nothing of a window would be kept.
+        ConfigError: nothing of a window would be kept, or there is no context.
     """
     frames = math.prod(config.compressor.factors)
     if config.encoder.causal:
@@ -58,6 +58,8 @@ def windows(config: CodecConfig, seconds: int = WINDOW_SECONDS, context: int = C
     samples = config.encoder.samples_per_frame * frames
     grid = samples // math.gcd(samples, SAMPLE_RATE_HZ)
     found = Windows(*(math.ceil(value / grid) * grid for value in (seconds, context)))
+    if found.context < 1:
+        raise ConfigError("windows need a second of context or more: their last frames look beyond their end")
     if found.hop <= 0:
         raise ConfigError(f"of a window of {seconds} s with {context} s of context at each end nothing is left")
     return found
