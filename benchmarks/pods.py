@@ -1,4 +1,4 @@
-"""Full-size training steps compiled ahead of time for TPU pods, without a TPU.
+"""Full-size training steps, and the tokenizer's, compiled ahead of time for TPU pods, without a TPU.
 
     pip install -e ".[train,tpu]"
     JAX_PLATFORMS=cpu python benchmarks/pods.py -o pods.json
@@ -6,6 +6,9 @@
 For each stage and topology: memory per chip, operations, and the bytes that collectives move, as XLA's TPU compiler
 plans them. The batch grows with the chips (two recordings a chip), so that equal numbers per chip from 8 to 256 chips
 are weak scaling. Nothing runs: how long a step takes is not known, only what it does.
+
+The stage `tokenizer` is the program of `focalcodec-jax tokenize` for one length of recordings (`--seconds`), with 120 s
+of audio a chip, on the data axis alone.
 """
 
 import argparse
@@ -19,9 +22,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
+from focalcodec_jax import FocalCodec
+from focalcodec_jax.codec import initialize
+from focalcodec_jax.corpus.engine import batch_shape
+from focalcodec_jax.flops import count
+from focalcodec_jax.inference import BATCH_SECONDS, Axis
+from focalcodec_jax.pretrained import structure
 from focalcodec_jax.train import dryrun, flops, sharding
 from focalcodec_jax.train.config import TrainConfig, from_dict
 from focalcodec_jax.train.loop import Compiled
@@ -80,6 +90,40 @@ def compile_step(config: TrainConfig, devices: list, seconds: float) -> dict[str
     }
 
 
+def compile_tokenizer(model: FocalCodec, devices: list, seconds: float) -> dict[str, Any]:
+    """Compile the step from audio to tokens for these devices, and read off what it needs."""
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    split, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
+    samples = round(seconds * 16_000)
+    axis = Axis(model.config.encoder.samples_per_frame, 16_000)
+    rows, samples = batch_shape(axis, samples, max(samples, 60 * 16_000), BATCH_SECONDS["tpu"])
+    rows *= len(devices)
+    variables = jax.eval_shape(lambda key: initialize(model, key), jax.random.key(0))
+    variables = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), variables)
+    sig = jax.ShapeDtypeStruct((rows, samples), jnp.float32, sharding=split)
+    lengths = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=split)
+
+    def step(variables: Any, sig: jax.Array, lengths: jax.Array) -> Any:
+        return model.apply(variables, sig, lengths, method="sig_to_toks")
+
+    started = time.monotonic()
+    program = jax.jit(step).lower(variables, sig, lengths).compile()
+    memory = program.memory_analysis()
+    assert memory is not None
+    moved = collectives(program.as_text())
+    return {
+        "chips": len(devices),
+        "mesh": dict(mesh.shape),
+        "batch": rows,
+        "seconds": samples / 16_000,
+        "compile_seconds": round(time.monotonic() - started, 1),
+        "arguments_gib": memory.argument_size_in_bytes / 2**30,
+        "temporary_gib": memory.temp_size_in_bytes / 2**30,
+        "tflop_per_chip": count(step, variables, sig, lengths) / len(devices) / 1e12,
+        "collectives": {kind: {"count": count, "mib": size / 2**20} for kind, (count, size) in moved.items()},
+    }
+
+
 def collectives(program: str) -> dict[str, tuple[int, int]]:
     """How many of each kind a compiled program has, and the bytes that are gathered or reduced on one chip.
 
@@ -116,8 +160,9 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", action="append", help=f"such as v5e:4x4; default {', '.join(TOPOLOGIES)}")
-    parser.add_argument("--stage", action="append", help="quantizer, decoder; default both")
+    parser.add_argument("--stage", action="append", help="quantizer, decoder, tokenizer; default all")
     parser.add_argument("--fsdp", type=int, action="append", help="fsdp sizes; default 1 and 8")
+    parser.add_argument("--dtype", default="bfloat16", help="of the tokenizer")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a recording")
     parser.add_argument("-o", "--output", type=Path, help="also write the numbers as JSON")
     arguments = parser.parse_args()
@@ -128,10 +173,16 @@ def main() -> None:
         table.add_column(column)
     for topology in arguments.topology or TOPOLOGIES:
         devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-        for stage in arguments.stage or ("quantizer", "decoder"):
-            for fsdp in arguments.fsdp or (1, 8):
-                config = configuration(stage, len(devices), fsdp, arguments.seconds)
-                row = {"stage": stage, "topology": topology, **compile_step(config, devices, arguments.seconds)}
+        for stage in arguments.stage or ("quantizer", "decoder", "tokenizer"):
+            for fsdp in (arguments.fsdp or (1, 8)) if stage != "tokenizer" else (1,):
+                if stage == "tokenizer":
+                    found = compile_tokenizer(
+                        FocalCodec(structure("focalcodec_50hz", dtype=arguments.dtype)), devices, arguments.seconds
+                    )
+                else:
+                    config = configuration(stage, len(devices), fsdp, arguments.seconds)
+                    found = compile_step(config, devices, arguments.seconds)
+                row = {"stage": stage, "topology": topology, **found}
                 rows.append(row)
                 moved = ", ".join(f"{v['count']} {k} {v['mib']:.0f} MiB" for k, v in row["collectives"].items())
                 mesh = " × ".join(map(str, row["mesh"].values()))

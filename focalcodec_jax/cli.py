@@ -19,6 +19,7 @@ from focalcodec_jax.convert.command import app as convert_app
 from focalcodec_jax.corpus.command import detokenize, tokenize
 from focalcodec_jax.errors import AudioError, FocalCodecError
 from focalcodec_jax.options import CheckpointOption, Device, DeviceOption, console, load, plain
+from focalcodec_jax.serving import export_stablehlo_command
 from focalcodec_jax.train.command import app as train_app, prepare
 
 app = typer.Typer(
@@ -258,6 +259,7 @@ app.add_typer(train_app, name="train")
 app.command()(prepare)
 app.command()(tokenize)
 app.command()(detokenize)
+app.command("export-stablehlo")(export_stablehlo_command)
 
 if __name__ == "__main__":
     main()

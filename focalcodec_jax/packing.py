@@ -88,8 +88,8 @@ def _check(
         raise TokenError(f"sequences have a length of at least one token, not {length}")
     if offset < 0 or last >= 2**31:
         raise TokenError(f"offset {offset} makes tokens {offset} to {last}; they lie between 0 and {2**31 - 1}")
-    if separator is not None and (separator < 0 or offset <= separator <= last):
-        raise TokenError(f"separator {separator} is negative or one of the speech tokens, {offset} to {last}")
+    if separator is not None and (not 0 <= separator < 2**31 or offset <= separator <= last):
+        raise TokenError(f"separator {separator} is not an int32, or one of the speech tokens, {offset} to {last}")
     if not 0 <= process_index < process_count:
         raise TokenError(f"process {process_index} of {process_count}; they are counted from 0")
     if len(blocks) < process_count:

@@ -105,8 +105,11 @@ class RelativeBias(nn.Module):
     def __call__(self, frames: int) -> Float[Array, "heads frames frames"]:
         shape = (self.config.num_buckets, self.config.num_heads)
         table = self.param("embedding", nn.initializers.normal(0.02), shape, jnp.float32)
-        relative = np.arange(-frames + 1, frames)
-        by_distance = table[relative_position_bucket(relative, self.config.num_buckets, self.config.max_distance)]
+        # Buckets are reckoned here, so that no device's logarithm decides; past `far` a direction has but one.
+        far = self.config.max_distance
+        buckets = relative_position_bucket(np.arange(-far, far + 1), self.config.num_buckets, far)
+        relative = jnp.clip(jnp.arange(-frames + 1, frames), -far, far)  # of jnp: `frames` may be symbolic
+        by_distance = table[jnp.asarray(buckets)[relative + far]]
         return toeplitz(by_distance.T, frames)
 
 

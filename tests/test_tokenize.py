@@ -443,3 +443,51 @@ def test_shards_are_a_thousandth_of_the_corpus_within_limits():
     assert len(journal.shards([Recording(str(n), "a", samples=16_000) for n in range(1800)])) == 1
     pieces = journal.shards(long, 7)
     assert [pieces[0].first, *(piece.last for piece in pieces)] == [*(piece.first for piece in pieces), 3000]
+
+
+# --- and back ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", list(Format))
+def test_detokenize_gives_what_decode_gives(codec: Codec, folder: Path, tmp_path: Path, format: Format):
+    tokenize(folder, "-o", tmp_path / "out", "--format", format.value, "--shard-hours", "0.001")
+    detokenize(tmp_path / "out", "-o", tmp_path / "back", "--suffix", ".wav")
+    for path in folder.iterdir():
+        (toks,) = codec.encode(audio.read(path), 16_000)
+        (expected,) = codec.decode(toks)
+        found, rate_hz = soundfile.read(tmp_path / "back" / f"{path.stem}.wav")
+        assert rate_hz == codec.sample_rate_hz
+        np.testing.assert_allclose(found, np.clip(expected, -1, 1), atol=1e-4)
+    assert (tmp_path / "back/failures.jsonl").read_text() == ""
+
+
+def test_detokenize_goes_on_and_shares_the_work(folder: Path, tmp_path: Path):
+    tokenize(folder, "-o", tmp_path / "out", "--shard-hours", "0.001")
+    back = tmp_path / "back"
+    assert "are left to other processes" in detokenize(tmp_path / "out", "-o", back, "--shard", "1/2")
+    some = {path: path.stat().st_mtime_ns for path in back.glob("*.flac")}
+    assert 0 < len(some) < 12
+    detokenize(tmp_path / "out", "-o", back)
+    assert len(list(back.glob("*.flac"))) == 12
+    assert all(path.stat().st_mtime_ns == time for path, time in some.items())
+    with pytest.raises(AssertionError, match="begun with another suffix"):
+        detokenize(tmp_path / "out", "-o", back, "--suffix", ".ogg")
+
+
+def test_long_token_sequences_are_joined_from_windows(codec: Codec, tmp_path: Path):
+    soundfile.write(tmp_path / "long.flac", voiced(31.3, 0), 16_000)
+    tokenize(tmp_path / "long.flac", "-o", tmp_path / "out")
+    detokenize(tmp_path / "out", "-o", tmp_path / "back", "--window", "12", "--context", "2", "--suffix", ".wav")
+    (row,) = rows(tmp_path / "out")
+    (path,) = (tmp_path / "back").rglob("*.wav")
+    found, _ = soundfile.read(path)
+    (whole,) = codec.decode(np.array(row["tokens"]))
+    assert len(found) == len(whole)
+    (second,) = codec.decode(np.array(row["tokens"][400:1000]))
+    np.testing.assert_allclose(found[160_000:288_000], np.clip(second, -1, 1)[32_000:160_000], atol=1e-4)
+
+
+def detokenize(*arguments: object) -> str:
+    done = CliRunner().invoke(app, ["detokenize", *map(str, arguments), "-c", os.environ["CHECKPOINT"]])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output

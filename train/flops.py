@@ -1,32 +1,12 @@
-"""Arithmetic of a program, counted from what it says and not from what a compiler makes of it."""
+"""Arithmetic of a training step."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend import core
 
+from focalcodec_jax.flops import count
 from focalcodec_jax.train.stages import Batch
 from focalcodec_jax.train.step import Trainer
-
-PEAK_BF16_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-"""Dense bfloat16 peak of one device, by the beginning of its `device_kind`, as its vendor states it."""
-
-
-def peak_flops(device: Any) -> float | None:
-    """None where it is not known, as on a CPU."""
-    found = [peak for name, peak in PEAK_BF16_FLOPS.items() if device.device_kind.startswith(name)]
-    return found[0] if found else None
 
 
 def of_step(trainer: Trainer, state: Any, frozen: Any, batch: Batch) -> int:
@@ -48,43 +28,3 @@ def of_step(trainer: Trainer, state: Any, frozen: Any, batch: Batch) -> int:
 
         total += count(discriminators, variables["params"], variables["spectral"], heard, batch)
     return total
-
-
-def count(function: Callable, *args) -> int:
-    """Floating-point operations of the matrix products and convolutions of `function(*args)`, forward as written.
-
-    Arguments may be shapes. A multiplication and an addition are two operations.
-    """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
-
-
-def _count(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            dims = params["dimension_numbers"]
-            kernel = equation.invars[1].aval.shape
-            # each output number takes one kernel of one output channel, whose input side is already per group
-            taps = math.prod(kernel) // kernel[dims.rhs_spec[0]]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * taps // params["batch_group_count"]
-        else:
-            inner = [_count(sub) for value in params.values() for sub in _jaxprs(value)]
-            # of a choice, as between forms for different devices, one branch runs
-            chosen = max(inner, default=0) if name == "cond" else sum(inner)
-            total += chosen * params.get("length", 1) if name == "scan" else chosen
-    return total
-
-
-def _jaxprs(value) -> list[core.Jaxpr]:
-    if isinstance(value, core.ClosedJaxpr):
-        return [value.jaxpr]
-    if isinstance(value, core.Jaxpr):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [jaxpr for item in value for jaxpr in _jaxprs(item)]
-    return []

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextCo
 from rich.table import Column
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ
-from focalcodec_jax.train import flops
+from focalcodec_jax.flops import peak_flops
 from focalcodec_jax.train.log import usage
 
 
@@ -52,7 +52,7 @@ class Window:
     def speed(self) -> dict[str, float]:
         hours = self.sums.get("samples", 0) / SAMPLE_RATE_HZ / 3600
         rate = self.sums.get("flop", 0) / self.elapsed
-        peak = flops.peak_flops(jax.devices()[0])
+        peak = peak_flops(jax.devices()[0])
         return {
             "steps_per_second": self.steps / self.elapsed,
             "audio_hours_per_second": hours / self.elapsed,

@@ -2,13 +2,14 @@
 another format. No file stays open."""
 
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -142,7 +143,7 @@ class Blocks:
             return np.load(file, allow_pickle=False)
 
 
-def _parquet_rows(file: IO[bytes], group: int) -> Iterator[Row]:
+def _parquet_rows(file: io.IOBase, group: int) -> Iterator[Row]:
     for batch in pq.ParquetFile(file).read_row_group(group, columns=["id", "tokens"]).to_batches():
         values = batch["tokens"].values.to_numpy(zero_copy_only=False)
         bounds = itertools.pairwise(batch["tokens"].offsets.to_numpy())
@@ -163,7 +164,7 @@ def _array_record_rows(path: str, block: int, blocks: int) -> Iterator[Row]:
         reader.close()
 
 
-def _lines(file: IO[bytes], first: int, last: int) -> Iterator[bytes]:
+def _lines(file: io.IOBase, first: int, last: int) -> Iterator[bytes]:
     """The lines of a file that begin in its bytes `first` … `last` − 1."""
     place = max(first - 1, 0)
     file.seek(place)

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from focalcodec_jax.errors import FocalCodecError
+from focalcodec_jax.flops import of_jaxpr, peak_flops
 from focalcodec_jax.inference import Axis, Codec
 
 BATCHES_AHEAD = 3
@@ -43,6 +44,8 @@ class Meter:
     """Length of all items."""
     padded: int = 0
     """Length of all batches, padding and empty rows included."""
+    flop: int = 0
+    """Operations of all batches."""
 
     @property
     def elapsed(self) -> float:
@@ -133,6 +136,13 @@ class Engine:
             self._sent.put(None)
             self._compilers.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def mfu(self) -> float | None:
+        """Share of the devices' bfloat16 peak that was used; None where that is not known, as of CPUs."""
+        device = next(iter(self.codec.batch_sharding.device_set))
+        peak = peak_flops(device)
+        return None if peak is None else self.meter.flop / self.meter.elapsed / peak / self.codec.num_devices
+
     def _bucket(self, array: np.ndarray) -> Bucket:
         rows, length = self.shape(len(array))
         if length not in self._buckets:
@@ -147,7 +157,8 @@ class Engine:
         sharding = self.codec.batch_sharding
         batch = jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
         lengths = jax.ShapeDtypeStruct((rows,), np.int32, sharding=sharding)
-        return self.step.lower(self.codec.variables, batch, lengths).compile()
+        traced = self.step.trace(self.codec.variables, batch, lengths)
+        return traced.lower().compile(), of_jaxpr(traced.jaxpr.jaxpr)
 
     def _send(self, bucket: Bucket) -> tuple[list[Item], jax.Array]:
         items, bucket.items = bucket.items, []
@@ -157,9 +168,10 @@ class Engine:
         for row, (_, array) in enumerate(items):
             batch[row, : len(array)], lengths[row] = array, len(array)
         before = time.monotonic()
-        program = bucket.program.result()
+        program, flop = bucket.program.result()
         self.meter.compiling += time.monotonic() - before
         self.meter.batches += 1
+        self.meter.flop += flop
         self.meter.real += int(sum(len(array) for _, array in items))
         self.meter.padded += batch.size
         try:

@@ -16,8 +16,8 @@ from focalcodec_jax.corpus.folder import Folder
 from focalcodec_jax.corpus.recording import Recording, pack
 
 OWN_COLUMNS = ("id", "tokens", "duration", "source")
-ROWS_PER_GROUP = 1000
-"""Rows that are read at once: few enough for readers that want them in any order."""
+GROUP_ROWS, GROUP_TOKENS = 1000, 2**20
+"""What is read at once, at most: little enough for readers that want recordings in any order."""
 
 
 class Format(StrEnum):
@@ -113,7 +113,8 @@ def _parquet(path: Path, rows: Sequence[Row], extra: dict[str, pa.DataType]) -> 
         if pa.types.is_string(kind):
             values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
         arrays[own_name(name)] = pa.array(values, kind)
-    pq.write_table(pa.table(arrays), path, compression="zstd", row_group_size=ROWS_PER_GROUP)
+    group_rows = min(GROUP_ROWS, max(1, GROUP_TOKENS * len(rows) // max(1, len(flat))))
+    pq.write_table(pa.table(arrays), path, compression="zstd", row_group_size=group_rows)
 
 
 def _plain(row: Row) -> dict[str, Any]:

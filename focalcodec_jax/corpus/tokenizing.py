@@ -178,10 +178,11 @@ class Tokenizer:
 
     def report(self, console: Console) -> None:
         """Say how it went."""
-        meter, progress = self.engine.meter, self.progress
+        meter, progress, mfu = self.engine.meter, self.progress, self.engine.mfu
         console.print(
             f"{progress.seconds / 3600:.2f} h in {meter.elapsed:.1f} s, {progress.speed}; "
-            f"{100 * meter.compiling_share:.0f} % compiling; {100 * meter.padding_share:.0f} % of it is padding",
+            f"{100 * meter.compiling_share:.0f} % compiling; {100 * meter.padding_share:.0f} % of it is padding"
+            + ("" if mfu is None else f"; {100 * mfu:.1f} % of the devices' bfloat16 peak"),
             highlight=False,
             soft_wrap=True,
         )
