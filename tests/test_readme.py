@@ -10,6 +10,7 @@ from pathlib import Path
 import hub
 import pytest
 from conftest import GOLDEN
+from test_packing import dataset
 
 from focalcodec_jax.pretrained import SAMPLE
 
@@ -26,6 +27,8 @@ def test_block(language: str, text: str, tmp_path: Path):
         shutil.copy(SAMPLE, tmp_path / name)
     (tmp_path / "focalcodec_jax").symlink_to(ROOT / "focalcodec_jax")
     shutil.copytree(GOLDEN / "offline_50hz", tmp_path / "speech_codec")
+    if language == "python":
+        dataset(tmp_path / "tokens")
     if language == "bash":
         steps = [step for line in text.splitlines() for step in line.split("&&") if line.strip()]
         text = "\n".join(step for step in steps if not step.strip().startswith(INSTALLS))
@@ -43,7 +46,7 @@ def test_block(language: str, text: str, tmp_path: Path):
 
 
 def test_readme_has_the_blocks_it_should():
-    assert [language for language, _ in BLOCKS].count("python") == 2
+    assert [language for language, _ in BLOCKS].count("python") == 3
     assert sum("focalcodec-jax reconstruct" in text for _, text in BLOCKS) == 2
 
 
@@ -51,7 +54,8 @@ def test_file_tree_names_what_is_there():
     tree = re.search(r"## Files\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert tree
     listed = set(re.findall(r"[\w/]+\.py|^\w+/", tree[1], re.MULTILINE))
-    here = {path.name for folder in ("focalcodec_jax", "convert", "train") for path in (ROOT / folder).glob("*.py")}
+    folders = ("focalcodec_jax", "focalcodec_jax/corpus", "convert", "train")
+    here = {path.name for folder in folders for path in (ROOT / folder).glob("*.py")}
     quiet = {"__init__.py", "version.py", "errors.py", "files.py", "command.py"}
     assert here - quiet <= {Path(name).name for name in listed}
     assert all((ROOT / name).exists() or Path(name).name in here for name in listed)
