@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import random
 import resource
 import signal
 import socket
@@ -155,31 +154,30 @@ def test_columns_of_any_kind_fit_one_schema(folder: Path, tmp_path: Path):
 # --- nothing lost, nothing twice ---------------------------------------------------------------------------------
 
 
-def test_killed_at_any_moment(folder: Path, tmp_path: Path):
+def test_killed_at_any_moment(tmp_path: Path):
     """Two processes share the work, one of them is killed −9 again and again; the union is the input, once each."""
-    inputs = recordings(tmp_path / "many", 60, (0.3, 0.5))
-    whole = tmp_path / "whole"
-    tokenize(inputs, "-o", whole, "--shard-hours", "0.001")
-    chance = random.Random(0)
-    command = [
-        *COMMAND, inputs, "-o", tmp_path / "out", "-c", os.environ["CHECKPOINT"], "--workers", "1", "--check", "0",
-        "--shard-hours", "0.001",
-    ]  # fmt: skip
-    kills = 0
-    while kills < 4:
-        running = subprocess.Popen([*command, "--shard", "0/2"], stderr=subprocess.DEVNULL)
-        began = time.monotonic()
-        while running.poll() is None and time.monotonic() - began < chance.uniform(2, 6):
-            time.sleep(0.05)
-        kills += running.poll() is None
+    inputs = recordings(tmp_path / "many", 250, (0.3, 0.5))
+    arguments = [inputs, "--shard-hours", "0.001", "--batch-seconds", "0.5"]
+    tokenize(*arguments, "-o", tmp_path / "whole")
+    out = tmp_path / "out"
+    command = [*COMMAND, *arguments, "-o", out, "-c", os.environ["CHECKPOINT"], "--workers", "1", "--check", "0"]
+
+    def there() -> int:
+        return len(list(out.glob("data/tokens*")))
+
+    for more in (0, 2, 3):
+        before = there()
+        running = subprocess.Popen([*map(str, command), "--shard", "0/2"], stderr=subprocess.DEVNULL)
+        while running.poll() is None and there() < before + more:
+            time.sleep(0.002)
         running.send_signal(signal.SIGKILL)
-        if running.wait() == 0:
-            break
+        running.wait()
+    assert 5 <= there() < len(list((tmp_path / "whole/data").iterdir())) // 2
     for part in ("1/2", "0/2"):
         done = subprocess.run([*command, "--shard", part], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    assert rows(tmp_path / "out") == rows(whole)
-    assert not list((tmp_path / "out").rglob("*.part*"))
+    assert rows(out) == rows(tmp_path / "whole")
+    assert not list(out.rglob("*.part*"))
     again = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert "devices" not in again  # nothing was computed once more
 
