@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="demo")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 10])
     parser.add_argument("--window", type=int, nargs="+", default=[60])
-    parser.add_argument("--context", type=int, nargs="+", default=[4])
+    parser.add_argument("--context", type=int, nargs="+", default=[2])
     parser.add_argument("--json", type=Path, help="write the measurements here")
     args = parser.parse_args()
     codec = Codec.from_pretrained(args.checkpoint)

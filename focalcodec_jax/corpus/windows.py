@@ -8,7 +8,7 @@ import numpy as np
 from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
 from focalcodec_jax.errors import ConfigError
 
-WINDOW_SECONDS, CONTEXT_SECONDS = 60, 4
+WINDOW_SECONDS, CONTEXT_SECONDS = 60, 2
 
 
 @dataclass(frozen=True)
