@@ -4,7 +4,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats(
 
 STREAMED_BYTES = 0x7FFFF000
 """Sizes from here on stand in the headers of files that were written to a pipe, and mean that nobody knew."""
+WRITE_SAMPLES = 2**14
+"""Written at once; libsndfile's Vorbis encoder keeps a block on the stack, and faults where that is too small."""
 UNKNOWN_FRAMES = 2**62
 """What libsndfile says, or more, where a header does not tell."""
 
@@ -161,12 +163,32 @@ def write(path: str | Path, sig: np.ndarray, rate_hz: int) -> None:
     """
     path = Path(path)
     check_name(path)
-    with written_whole(path) as part, open(part, "wb") as file:
-        try:
-            name = path.suffix[1:].upper()
-            soundfile.write(file, np.clip(sig, -1, 1), rate_hz, format={"OPUS": "OGG", "AIF": "AIFF"}.get(name, name))
-        except (soundfile.SoundFileError, ValueError) as error:
-            raise AudioError(f"{path} cannot be written as {path.suffix} ({error}); .wav always works") from error
+    with written_whole(path) as part, writing(part, rate_hz) as put:
+        put(sig)
+
+
+@contextmanager
+def writing(path: Path, rate_hz: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that appends (samples,) signals to a new file, in the format its name ends in.
+
+    Raises:
+        AudioError: libsndfile cannot write this format, or not at this rate.
+        OSError: the file cannot be written.
+    """
+    name = path.suffix[1:].upper()
+    try:
+        with (
+            open(path, "wb") as raw,
+            soundfile.SoundFile(raw, "w", rate_hz, 1, format={"OPUS": "OGG", "AIF": "AIFF"}.get(name, name)) as file,
+        ):
+
+            def put(sig: np.ndarray) -> None:
+                for start in range(0, len(sig), WRITE_SAMPLES):
+                    file.write(np.clip(sig[start : start + WRITE_SAMPLES], -1, 1))
+
+            yield put
+    except (soundfile.SoundFileError, ValueError) as error:
+        raise AudioError(f"{path} cannot be written as {path.suffix} ({error}); .wav always works") from error
 
 
 def check_name(path: Path) -> None:

@@ -46,7 +46,7 @@ def run(monkeypatch, capsys, *arguments: object, checkpoint: str | None = CHECKP
     """Exit code, and what was printed, of the command in this process."""
     extra = ["--checkpoint", checkpoint] if checkpoint else []
     monkeypatch.setattr(sys, "argv", ["focalcodec-jax", *map(str, arguments), *extra])
-    monkeypatch.setattr(cli.console, "file", sys.stderr)
+    monkeypatch.setattr(cli.console, "_file", sys.stderr)  # its property would not be put back
     code: object = 0
     try:
         cli.main()

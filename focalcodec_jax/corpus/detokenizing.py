@@ -6,16 +6,15 @@ Work is cut into the blocks in which a data set is read; a block whose files are
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
-import soundfile
 from rich.console import Console
 
-from focalcodec_jax import lengths
+from focalcodec_jax import audio, lengths
 from focalcodec_jax.corpus.blocks import Blocks
 from focalcodec_jax.corpus.describing import FAILURES
 from focalcodec_jax.corpus.engine import Engine, Item
@@ -77,19 +76,17 @@ class OpenAudio:
     waiting: dict[int, np.ndarray] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    file: soundfile.SoundFile | None = None
+    put: Callable[[np.ndarray], None] | None = None
 
     def add(self, number: int, sig: np.ndarray) -> None:
         with self.lock:
             try:
-                if self.file is None:
+                if self.put is None:
                     part = self.stack.enter_context(self.folder.written(self.name))
-                    kind = {"OPUS": "OGG", "AIF": "AIFF"}.get(suffix := part.suffix[1:].upper(), suffix)
-                    opened = soundfile.SoundFile(part, "w", self.rate_hz, 1, format=kind)
-                    self.file = self.stack.enter_context(opened)
+                    self.put = self.stack.enter_context(audio.writing(part, self.rate_hz))
                 self.waiting[number] = sig
                 while self.written in self.waiting:
-                    self.file.write(np.clip(self.waiting.pop(self.written), -1, 1))
+                    self.put(self.waiting.pop(self.written))
                     self.written += 1
                 if self.written == self.count:
                     self.stack.close()
