@@ -92,3 +92,8 @@ heavy = {"torch", "transformers", "librosa", "matplotlib.pyplot", "huggingface_h
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": str(ROOT.parent)})
+
+
+def test_processes_that_read_audio_start_without_jax():
+    script = "import sys, focalcodec_jax.corpus.readers; assert not {'jax', 'flax', 'pyarrow'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": str(ROOT.parent)})

@@ -154,7 +154,8 @@ def detokenize(
     plan = {"data set": blocks.digest, "checkpoint": weights_hash(checkpoint_folder(name)), "suffix": suffix}
     index, of = _process(shard, distributed, coordinator, num_processes, process_id)
     target = Output(output, plan)
-    todo = [block for block in range(index, len(blocks), of) if block not in target.done()]
+    done = target.done()
+    todo = [block for block in range(index, len(blocks), of) if block not in done]
     if todo:
         keep_compiled()
         codec = load(name, device)

@@ -152,7 +152,7 @@ class Detokenizer:
             for place, (id_, toks) in enumerate(rows):
                 if not toks.size:
                     opened.failures.append({"id": id_, "reason": "it has no tokens"})
-                    self.progress.failed(id_, "it has no tokens")
+                    self.progress.failed(f"{id_} has no tokens")
                     continue
                 count = self.windows.count(len(toks) / rate_hz)
                 name = path_of(id_) + self.suffix

@@ -7,9 +7,10 @@ from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingC
 from rich.table import Column
 
 from focalcodec_jax.corpus.engine import Meter
+from focalcodec_jax.options import plain
 
 TEXT = "{task.fields[hours]} · {task.fields[speed]}"
-LINE_SECONDS, SHOWN_FAILURES = 30.0, 10
+SHOW_SECONDS, LINE_SECONDS, SHOWN_FAILURES = 0.1, 30.0, 10
 
 
 class Progress:
@@ -23,7 +24,7 @@ class Progress:
         self.console, self.estimate, self.meter = console, estimate, meter
         self.seconds = self.estimated = 0.0
         self.failures = 0
-        self.said = time.monotonic()
+        self.said, self.shown = time.monotonic(), 0.0
         self.bar = Bar(
             BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40)),
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
@@ -38,29 +39,32 @@ class Progress:
         return self
 
     def __exit__(self, *problem) -> None:
+        self._show()
         self.bar.stop()
 
     def add(self, seconds: float, estimated: float) -> None:
         """A recording is done that lasted `seconds` and was thought to last `estimated`."""
         self.seconds += seconds
         self.estimated += estimated
-        ratio = self.seconds / self.estimated if self.estimated else 1.0
-        total = self.seconds + max(0.0, self.estimate - self.estimated) * ratio
-        self.bar.update(
-            self.task, completed=self.seconds, total=max(total, 1e-9), hours=self._hours(total), speed=self.speed
-        )
-        if not self.console.is_terminal and time.monotonic() - self.said > LINE_SECONDS:
-            self.said = time.monotonic()
+        now = time.monotonic()
+        if now - self.shown > SHOW_SECONDS:
+            self.shown = now
+            self._show()
+        if not self.console.is_terminal and now - self.said > LINE_SECONDS:
+            self.said = now
             self.console.print(TEXT.format(task=self.bar.tasks[self.task]), highlight=False, soft_wrap=True)
 
-    def failed(self, source: str, reason: str) -> None:
+    def failed(self, reason: str) -> None:
         self.failures += 1
         if self.failures <= SHOWN_FAILURES:
-            text = reason if source in reason else f"{source}: {reason}"
-            text = " ".join(text.split()).replace("[", r"\[")  # rich would read brackets as markup
-            self.console.print(f"[yellow]failed:[/] {text}", soft_wrap=True, highlight=False)
+            self.console.print(f"[yellow]failed:[/] {plain(reason)}", soft_wrap=True, highlight=False)
         elif self.failures == SHOWN_FAILURES + 1:
             self.console.print("[yellow]further failures are only counted; failures.jsonl will list all[/]")
+
+    def _show(self) -> None:
+        ratio = self.seconds / self.estimated if self.estimated else 1.0
+        total = max(self.seconds + max(0.0, self.estimate - self.estimated) * ratio, 1e-9)
+        self.bar.update(self.task, completed=self.seconds, total=total, hours=self._hours(total), speed=self.speed)
 
     def _hours(self, total: float) -> str:
         unit, name = (3600, "h") if total >= 3600 else (60, "min")

@@ -53,6 +53,7 @@ def listed(inputs: Sequence[str | Path]) -> list[Recording]:
 
     Raises:
         AudioError: an input does not exist, is of no known kind, or holds nothing.
+        ConfigError: a URL is of no known kind, or needs a package that is not installed.
     """
     found: list[Recording] = []
     first: dict[str, Recording] = {}
@@ -63,6 +64,8 @@ def listed(inputs: Sequence[str | Path]) -> list[Recording]:
                 problem = f"two recordings have the id {recording.id!r}: {other.source} and {recording.source}"
                 recording = replace(recording, problem=problem)
             found.append(recording)
+    for example in {r.path.split("://")[0]: r.path for r in found if is_url(r.path)}.values():
+        filesystem(example)  # at once, not for each recording
     return found
 
 

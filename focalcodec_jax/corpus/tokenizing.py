@@ -238,12 +238,13 @@ class Tokenizer:
 
     def _fail(self, index: int, problem: str) -> None:
         recording = self.recordings[index]
+        named = problem if recording.source in problem else f"{recording.source}: {problem}"
         if self.strict:
-            raise FocalCodecError(f"{recording.source}: {problem} (stopped, for --strict)")
+            raise FocalCodecError(f"{named} (stopped, for --strict)")
         shard = self.open[self.shard_of.pop(index)]
         shard.failures[index] = problem
         self.begun.pop(index, None)
-        self.progress.failed(recording.source, problem)
+        self.progress.failed(named)
         self.progress.add(0.0, recording.estimated_seconds)
         self._finish(shard)
 
