@@ -53,5 +53,9 @@ def filesystem(url: str) -> tuple[Any, str]:
 
     try:
         return fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
+    except ImportError as error:
+        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.split("://")[0])
+        hint = f'pip install "focalcodec-jax[{extra}]"' if extra else str(error)
+        raise ConfigError(f"{url} needs a package that is not installed: {hint}") from error
+    except ValueError as error:
         raise ConfigError(f"{url}: {error}") from error
