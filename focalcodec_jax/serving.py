@@ -2,7 +2,7 @@
 
 An export is a folder: `encode.stablehlo` and `decode.stablehlo` (serialized `jax.export.Exported`, one program each for
 all batch sizes, lengths and platforms), `encode.npz` and `decode.npz` with their parameters by path, `serving.json`
-with what a caller must know, and `load.py`, which needs jax and numpy alone.
+with what a caller must know, and `load.py`, which needs jax and flatbuffers (with which jax reads programs) alone.
 
     encode: params, sig (batch, samples) float32, lengths (batch,) → toks (batch, tokens), lengths in tokens
     decode: params, toks (batch, tokens) int32, lengths (batch,) → sig (batch, samples) float32, lengths in samples
@@ -206,7 +206,7 @@ def export_stablehlo_command(
         str, typer.Option(help="Type to compute in, float32 or bfloat16, which is faster and changes some tokens.")
     ] = "float32",
 ) -> None:
-    """Write a codec as StableHLO programs, with a loader that needs jax alone."""
+    """Write a codec as StableHLO programs, with a loader that needs jax and flatbuffers alone."""
     wanted, name = list(dict.fromkeys(platforms.replace(",", " ").split())), checkpoint or DEMO
     check_platforms(wanted)
     check_folder(output)

@@ -1,5 +1,5 @@
-"""Runs an exported FocalCodec. `export-stablehlo` puts a copy beside what it writes, as `load.py`, that needs jax and
-numpy alone.
+"""Runs an exported FocalCodec. `export-stablehlo` puts a copy beside what it writes, as `load.py`. It needs nothing but
+`pip install jax flatbuffers`: jax reads exported programs with the latter.
 
     from load import load
 
