@@ -86,7 +86,7 @@ np.savez("made.npz", rate=codec.sample_rate_out_hz, **made)
 """
 
 
-def test_needs_jax_and_numpy_alone(exported, tmp_path: Path):
+def test_needs_jax_and_flatbuffers_alone(exported, tmp_path: Path):
     """The copied loader in another process, on a causal model from 16 to 24 kHz: one export, two shapes."""
     golden = load_golden("causal_ragged")
     folder = shutil.copytree(exported("causal_ragged"), tmp_path / "elsewhere")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -225,23 +226,23 @@ def _sidecar(name: str, content: bytes) -> Mapping[str, Any]:
 
 def _manifest(path: str) -> Iterator[Recording]:
     """Rows of a manifest. Paths in it are relative to it, in Lhotse's to the working directory."""
+    compressed, is_csv = path.endswith(".gz"), path.removesuffix(".gz").endswith(".csv")
     with filesystem(path)[0].open(path, "rb") if is_url(path) else open(path, "rb") as file:
-        content = file.read()
-    try:
-        content = gzip.decompress(content) if path.endswith(".gz") else content
-        text = content.decode("utf-8-sig")  # spreadsheets put a mark before the first column
-    except (UnicodeDecodeError, OSError, EOFError) as error:
-        raise AudioError(f"{path} is not text in UTF-8: {error}") from error
-    lines = io.StringIO(text, newline="")
-    is_csv = path.removesuffix(".gz").endswith(".csv")
-    rows: Iterable[Any] = csv.DictReader(lines) if is_csv else map(_json, filter(str.strip, lines))
-    for number, row in enumerate(rows, 1):
-        where = f"{path}, entry {number}"
-        if not isinstance(row, dict):
-            problem = f"{where} is not one JSON object a line: {str(row).strip()[:80]!r}"
-            yield Recording(where, path, problem=problem)
-        else:
-            yield lhotse.recording(row, where) if lhotse.is_lhotse(row) else _row(row, os.path.dirname(path), where)
+        content = gzip.GzipFile(fileobj=file) if compressed else file
+        lines = io.TextIOWrapper(content, "utf-8-sig", newline="")  # spreadsheets put a mark before the first column
+        rows: Iterable[Any] = csv.DictReader(lines) if is_csv else map(_json, filter(str.strip, lines))
+        try:
+            for number, row in enumerate(rows, 1):
+                yield _entry(row, path, f"{path}, entry {number}")
+        except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+            raise AudioError(f"{path} is not text in UTF-8: {error}") from error
+
+
+def _entry(row: Any, path: str, where: str) -> Recording:
+    if not isinstance(row, dict):
+        problem = f"{where} is not one JSON object a line: {str(row).strip()[:80]!r}"
+        return Recording(where, path, problem=problem)
+    return lhotse.recording(row, where) if lhotse.is_lhotse(row) else _row(row, os.path.dirname(path), where)
 
 
 def _json(line: str) -> Any:
