@@ -42,7 +42,7 @@ def test_from_wavlm_to_a_codec_that_speaks(tmp_path: Path):
     command("convert", "import", tmp_path / "wavlm", "-o", tmp_path / "start", "--preset", "focalcodec_50hz")
     command("prepare", tmp_path / "train", "-o", tmp_path / "shards", "--rate-hz", 16_000)
 
-    runs = {"quantizer_50hz": ("loss/feature", 12, 0.9), "decoder_16khz": ("loss/mel", 6, 0.98)}
+    runs = {"quantizer_50hz": ("loss/feature", 12, 0.9), "decoder_16khz": ("loss/mel", 3, 0.98)}
     for recipe, (loss, steps, ratio) in runs.items():
         changes = {
             "model.checkpoint": tmp_path / "start",
