@@ -16,7 +16,8 @@ from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.files import written_whole
 
-SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {".opus", ".aif"} - {".raw"}
+FORMATS = frozenset(f".{name.lower()}" for name in soundfile.available_formats())
+SUFFIXES = FORMATS - {".raw"} | {".aif", ".mp2", ".oga", ".opus", ".sph"}
 """File name endings by which a folder's recordings are recognised."""
 
 STREAMED_BYTES = 0x7FFFF000

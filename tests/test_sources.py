@@ -1,9 +1,12 @@
 """Finding recordings: every kind of input, here and behind URLs, and what a listing alone shows to be wrong."""
 
+import errno
 import gzip
 import io
 import json
+import math
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,37 @@ def test_parts_of_a_recording(folder: Path, tmp_path: Path):
         read(listed([lines(tmp_path / "list.jsonl", rows)])[0])
 
 
+def test_parts_without_ids_and_odd_lengths(folder: Path, tmp_path: Path):
+    """As NeMo writes manifests."""
+    rows = [{"audio_filepath": f"{folder}/utterance-03.flac", "offset": n / 10, "duration": 0.1} for n in range(3)]
+    rows += [{"id": 0, "path": "a.wav", "duration": math.nan}, {"path": "b.wav", "offset": 0, "duration": math.inf}]
+    found = listed([lines(tmp_path / "list.jsonl", rows)])
+    assert len({r.id for r in found}) == 5
+    assert found[3].id == "0"
+    assert found[3].estimated_seconds == 10
+    assert [r.problem is None for r in found] == [True] * 4 + [False]
+
+
+def test_what_cannot_be_listed_is_named(folder: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "list.csv").write_text('path,text\na.wav,"never closed\nb.wav,two\n')
+    with pytest.raises(AudioError, match=r"list\.csv cannot be read past entry 0: unexpected end of data"):
+        listed([tmp_path / "list.csv"])
+
+    (tmp_path / "in/closed").mkdir(parents=True)
+    shutil.copy(folder / "utterance-00.flac", tmp_path / "in")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = {r.id: r.problem for r in listed([tmp_path / "in"])}
+    assert found.pop("utterance-00") is None
+    assert "closed cannot be listed: Permission denied" in str(found.popitem()[1])
+
+
 def test_lhotse(folder: Path, tmp_path: Path):
     stereo = np.stack([sig(folder, 0), -sig(folder, 0)], axis=1)
     soundfile.write(tmp_path / "stereo.wav", stereo, 16_000, subtype="FLOAT")
@@ -116,6 +150,7 @@ def test_lhotse(folder: Path, tmp_path: Path):
 
 
 def tar(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
@@ -135,6 +170,13 @@ def test_tars(folder: Path, tmp_path: Path):
     assert first.columns == {"speaker": 7, "text": "yes"}
     np.testing.assert_array_equal(read(second), sig(folder, 1))
     assert second.source == f"{path}/1.en.flac"
+
+    beside = tar(
+        tmp_path / "beside/odd.tar", {"0.flac": flac[0], "0.txt": b"caf\xe9", "1.flac": flac[1], "1.txt": b"1"}
+    )
+    found = listed([beside])
+    assert [(r.problem is None, dict(r.columns)) for r in found] == [(False, {}), (True, {"text": "1"})]
+    assert "0.txt is not readable" in str(found[0].problem)
 
     content = path.read_bytes()
     path.write_bytes(content[: content.index(flac[1]) + 100])

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -9,9 +10,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +28,7 @@ from focalcodec_jax import Codec, audio
 from focalcodec_jax.cli import app
 from focalcodec_jax.corpus import journal
 from focalcodec_jax.corpus.engine import PATIENCE, Engine
-from focalcodec_jax.corpus.formats import Format
+from focalcodec_jax.corpus.formats import Format, path_of
 from focalcodec_jax.corpus.readers import Job, Readers
 from focalcodec_jax.corpus.recording import Recording, unpack
 from focalcodec_jax.corpus.windows import Windows, windows
@@ -144,11 +147,23 @@ def test_formats_hold_the_same(codec: Codec, folder: Path, tmp_path: Path, forma
 
 def test_columns_of_any_kind_fit_one_schema(folder: Path, tmp_path: Path):
     values = ["text", 3, {"a": [1]}, None, "\ud800", 2**70]
+    more = {
+        "bool": [True, 1],
+        "big": [2**63, 1.5],
+        "empty": [{}, {}],
+        "deep": [{"x": 1}, {"x": "s"}],
+        "list": [[1], []],
+    }
     entries = [{"id": str(n), "path": f"{folder}/u01.flac", "odd": v, "int": n} for n, v in enumerate(values)]
+    for entry in entries:
+        entry |= {name: column[entry["int"] % 2] for name, column in more.items()}
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     tokenize(tmp_path / "list.jsonl", "-o", tmp_path / "out", "--shard-hours", "0.001")
     assert [row["odd"] for row in rows(tmp_path / "out")] == ["text", "3", '{"a": [1]}', None, r"\ud800", str(2**70)]
     assert [row["int"] for row in rows(tmp_path / "out")] == list(range(6))
+    first, second, *_ = rows(tmp_path / "out")
+    assert (first["bool"], second["bool"], first["list"], first["empty"]) == ("true", "1", [1], "{}")
+    assert (first["big"], second["big"], second["deep"]) == (str(2**63), "1.5", '{"x": "s"}')
 
 
 # --- nothing lost, nothing twice ---------------------------------------------------------------------------------
@@ -363,6 +378,41 @@ def test_failed_recordings_are_tried_again_when_asked(folder: Path, tmp_path: Pa
     assert sum(path.stat().st_mtime_ns != time for path, time in before.items()) == 1
 
 
+def test_trying_again_loses_nothing_that_was_read(folder: Path, tmp_path: Path):
+    """As when the recordings cannot be reached."""
+    (tmp_path / "in").mkdir()
+    for name in ("u01.flac", "u07.flac"):
+        os.link(folder / name, tmp_path / "in" / name)
+    (tmp_path / "in/bad.wav").write_bytes(b"no audio")
+    arguments = (tmp_path / "list.jsonl", "-o", tmp_path / "out")
+    names = [{"path": str(path)} for path in sorted((tmp_path / "in").iterdir())]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in names))
+    tokenize(*arguments, code=1)
+    kept = rows(tmp_path / "out")
+    assert len(kept) == 2
+    (tmp_path / "in").rename(tmp_path / "away")
+    assert "stays as it was" in tokenize(*arguments, "--retry-failed", code=1)
+    assert rows(tmp_path / "out") == kept
+    assert json.loads((tmp_path / "out/dataset_info.json").read_text())["failures"] == 1
+
+
+def test_names_of_any_id_fit_a_file_system():
+    ids = ["a/b", "%", "", "..", "音" * 60, "音" * 200, "音" * 201, "é" * 150, "a" * 250, "a" * 251, "a:b", "a%3Ab"]
+    names = [path_of(id_) for id_ in ids]
+    assert len(set(names)) == len(ids)
+    assert names[4] == ids[4]
+    assert all(0 < len(part.encode()) <= 200 and part not in (".", "..") for name in names for part in name.split("/"))
+
+
+def test_out_of_memory_while_compiling_is_named(codec: Codec, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of HBM")
+
+    monkeypatch.setattr(Engine, "_compile", full)
+    with pytest.raises(FocalCodecError, match="--batch-seconds"):
+        list(Engine(codec, "sig_to_toks", codec.samples, 32_000).run([("a", np.zeros(2000, np.float32))]))
+
+
 def test_a_reader_that_dies_loses_only_its_recording(folder: Path):
     """As a fault in an audio library would end it."""
     good = [Recording(f"u{n}", f"{folder}/u0{n}.flac") for n in (1, 7)]
@@ -371,6 +421,27 @@ def test_a_reader_that_dies_loses_only_its_recording(folder: Path):
     pieces = sorted(Readers(1, Windows(60, 4)).pieces(jobs), key=lambda piece: piece.index)
     assert [piece.sig is not None for piece in pieces] == [True, False, True]
     assert "ended the process that read it" in str(pieces[1].problem)
+
+
+def test_readers_that_die_leave_nobody_behind(folder: Path):
+    """Of several, while others read windows of long recordings, and while nobody waits for them."""
+    jobs = [Job(n, Recording(f"u{n}", f"{folder}/u01.flac", samples=60 * 16_000)) for n in range(40)]
+    for n in (3, 20):
+        jobs[n] = Job(n, Deadly("deadly", "deadly.wav", samples=60 * 16_000))
+    found = Counter()
+    for piece in Readers(3, Windows(2, 0)).pieces(jobs):
+        assert (piece.sig is None) == (piece.index in (3, 20)), piece.problem
+        found[piece.index] += 1
+        time.sleep(0.01)
+    assert found == {n: 1 if n in (3, 20) else piece_count(folder / "u01.flac") for n in range(40)}
+    deadline = time.monotonic() + 30
+    while multiprocessing.active_children():
+        assert time.monotonic() < deadline, "worker processes stay"
+        time.sleep(0.1)
+
+
+def piece_count(path: Path) -> int:
+    return Windows(2, 0).count(soundfile.info(path).duration)
 
 
 class Deadly(Recording):

@@ -108,14 +108,17 @@ def tokenize(
     process = _process(shard, distributed, coordinator, num_processes, process_id)
     task = tokenizing.Task(name, config, windows, format, shard_hours, process, retry_failed)
     plan = tokenizing.Plan(output, recordings, task)
+    tokenizer = None
     if plan.todo:
         keep_compiled()
         codec = load(checkpoint, device, dtype.value)
         engine = Engine(codec, "sig_to_toks", codec.samples, windows.samples, batch_seconds)
         tokenizer = tokenizing.Tokenizer(plan, engine, Readers(workers, windows), strict=strict, check=check)
         tokenizer.run(console)
+    failures = plan.conclude(console)
+    if tokenizer is not None:
         tokenizer.report(console)
-    if plan.conclude(console):
+    if failures:
         raise typer.Exit(1)
 
 

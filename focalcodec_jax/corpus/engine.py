@@ -168,7 +168,10 @@ class Engine:
         for row, (_, array) in enumerate(items):
             batch[row, : len(array)], lengths[row] = array, len(array)
         before = time.monotonic()
-        program, flop = bucket.program.result()
+        try:
+            program, flop = bucket.program.result()
+        except jax.errors.JaxRuntimeError as error:
+            raise self._explained(error) from error
         self.meter.compiling += time.monotonic() - before
         self.meter.batches += 1
         self.meter.flop += flop

@@ -73,6 +73,14 @@ class Folder:
         with self.written(name) as part:
             part.write_text(text, encoding="utf-8")
 
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        if self.remote:
+            files, inside = filesystem(f"{self.path}/{name}")
+            files.rm_file(inside)
+        else:
+            Path(self.path, name).unlink()
+
     def sweep(self, folder: str, stems: set[str]) -> None:
         """Remove what killed processes left half-written of these files."""
         if self.remote:

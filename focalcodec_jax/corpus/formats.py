@@ -1,5 +1,6 @@
 """Token data sets on disk: Parquet, ArrayRecord, JSONL, or a .npy file a recording."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from focalcodec_jax.corpus.folder import Folder
 from focalcodec_jax.corpus.recording import Recording, pack
 
 OWN_COLUMNS = ("id", "tokens", "duration", "source")
+NAME_BYTES = 200
+"""Longest part of a path that is made of an id; file systems allow 255, and temporary names are longer."""
 GROUP_ROWS, GROUP_TOKENS = 1000, 2**20
 """What is read at once, at most: little enough for readers that want recordings in any order."""
 
@@ -53,18 +56,22 @@ def token_dtype(codebook_size: int) -> np.dtype:
 def columns(recordings: Sequence[Recording]) -> dict[str, pa.DataType]:
     """Names and types of the manifests' own columns, over all recordings, so that all shards agree.
 
-    Values of several types in one column are kept as JSON, in text.
+    Values of several types in one column are kept as JSON, in text; so are objects, whose keys may differ.
     """
     names = dict.fromkeys(name for recording in recordings for name in recording.columns)
     found = {}
     for name in names:
         values = [recording.columns.get(name) for recording in recordings]
         try:
-            kind = pa.infer_type(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-            kind = None
-        found[name] = pa.string() if kind is None or pa.types.is_null(kind) else kind
+            kind = pa.array(values).type  # `infer_type` promises more than arrays can hold
+        except (pa.ArrowException, OverflowError):
+            kind = pa.null()
+        found[name] = pa.string() if pa.types.is_null(kind) or pa.types.is_nested(_element(kind)) else kind
     return found
+
+
+def _element(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_list(kind) else kind
 
 
 def own_name(column: str) -> str:
@@ -88,9 +95,17 @@ def write(folder: Folder, format: Format, number: int, rows: Sequence[Row], extr
 
 def path_of(id_: str) -> str:
     """A path below a folder, whatever an id holds; different for different ids."""
-    parts = [quote(part, safe=" ,+=@~()[]'&!") for part in id_.split("/")]
-    # no part is empty, and none means this folder or the one above
-    return "/".join("%2F" if not part else part.replace(".", "%2E") if set(part) == {"."} else part for part in parts)
+    return "/".join(map(_name, id_.split("/")))
+
+
+def _name(part: str) -> str:
+    name = "".join(letter if letter.isalnum() else quote(letter, safe=" ,+=@~()[]'&!") for letter in part)
+    if len(name.encode()) > NAME_BYTES:
+        digest = hashlib.sha256(part.encode()).hexdigest()[:16]
+        name = f"{name.encode()[: NAME_BYTES - 17].decode(errors='ignore')}~{digest}"
+    if set(name) <= {"."}:  # no name is empty, and none means this folder or the one above
+        return name.replace(".", "%2E") or "%2F"
+    return name
 
 
 def npy_name(recording: Recording) -> str:

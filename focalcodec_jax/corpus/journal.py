@@ -108,5 +108,9 @@ class Journal:
         assert content is not None, shard
         return Entry(**json.loads(content))
 
+    def take_back(self, shard: Shard) -> None:
+        """A shard is about to be replaced: if that is cut off, it is open."""
+        self.folder.remove(f"journal/{shard.entry}")
+
     def add(self, shard: Shard, entry: Entry) -> None:
         self.folder.write(f"journal/{shard.entry}", json.dumps(asdict(entry)) + "\n")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ
-from focalcodec_jax.corpus.recording import Recording, printable
+from focalcodec_jax.corpus.recording import Recording, legible, printable
 
 SUPERVISION_KEYS = ("text", "speaker", "language", "gender")
 CUTS = ("MonoCut", "MultiCut")
@@ -22,7 +22,7 @@ def recording(row: Mapping[str, Any], where: str) -> Recording:
         return _recording(row, id_)
     except ValueError as error:
         return Recording(id_, where, problem=f"{where}: {error}")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         problem = f"{where} is not as Lhotse writes recordings and cuts ({type(error).__name__} {error})"
         return Recording(id_, where, problem=problem)
 
@@ -49,4 +49,4 @@ def _recording(row: Mapping[str, Any], id_: str) -> Recording:
     if len(supervisions := row.get("supervisions") or []) == 1:
         columns |= {key: supervisions[0][key] for key in SUPERVISION_KEYS if supervisions[0].get(key) is not None}
     mono = channel if isinstance(channel, int) else None
-    return Recording(id_, sources[0]["source"], samples=samples, channel=mono, columns=columns, **part)
+    return Recording(id_, sources[0]["source"], samples=samples, channel=mono, columns=legible(columns), **part)

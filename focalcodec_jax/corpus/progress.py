@@ -54,6 +54,9 @@ class Progress:
             self.said = now
             self.console.print(TEXT.format(task=self.bar.tasks[self.task]), highlight=False, soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        self.console.print(plain(text), soft_wrap=True, highlight=False)
+
     def failed(self, reason: str) -> None:
         self.failures += 1
         if self.failures <= SHOWN_FAILURES:

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from focalcodec_jax.corpus.recording import Recording, opened, read, span
+from focalcodec_jax.corpus.recording import Recording, opened, read_from, span
 from focalcodec_jax.corpus.windows import Windows
 from focalcodec_jax.errors import AudioError
 
@@ -50,11 +50,11 @@ def read_piece(job: Job, windows: Windows) -> Piece:
     """Read a recording, or of a long one the asked window."""
     index, recording, number, count = job.index, job.recording, job.number, job.count
     try:
-        if count is None:
-            with opened(recording) as file:
+        with opened(recording, whole=count is None) as file:
+            if count is None:
                 count = windows.count(span(recording, file)[1] / file.samplerate)
-        last = number == count - 1
-        sig = read(recording, number * windows.hop, None if last else windows.seconds)
+            last = number == count - 1
+            sig = read_from(recording, file, number * windows.hop, None if last else windows.seconds)
         return Piece(index, number, count, sig)
     except AudioError as error:
         return Piece(index, number, count or 1, None, str(error))
@@ -79,6 +79,7 @@ class Readers:
 
     def pieces(self, jobs: Iterable[Job]) -> Iterator[Piece]:
         """The audio of all jobs, in the order in which it is read."""
+        batch: list[Job] = []
         waiting: deque[Job] = deque()  # windows of recordings that were begun come before new recordings
         source = iter(jobs)
         done: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -86,22 +87,23 @@ class Readers:
         pool = self._pool()
         try:
             while True:
-                while len(running) < JOBS_AHEAD * max(1, self.workers) and (batch := _next_batch(waiting, source)):
-                    future = pool.submit(partial(read_pieces, self.windows), batch)
-                    running[future] = batch
-                    future.add_done_callback(done.put)
-                if not running:
-                    return
-                batch = running.pop(future := done.get())
                 try:
+                    while len(running) < JOBS_AHEAD * max(1, self.workers) and (batch := _next_batch(waiting, source)):
+                        future = pool.submit(partial(read_pieces, self.windows), batch)
+                        running[future] = batch
+                        future.add_done_callback(done.put)
+                    if not running:
+                        return
+                    batch = running.pop(future := done.get())
                     found = future.result()
-                except BrokenProcessPool:
-                    suspects = [*batch, *(job for jobs in running.values() for job in jobs)]
+                except BrokenProcessPool:  # raised by `submit` too, where a worker died meanwhile
+                    batch = [*batch, *(job for jobs in running.values() for job in jobs)]
                     running, done, pool = {}, queue.SimpleQueue(), self._pool()
-                    found = self._one_by_one(suspects)
+                    found = self._one_by_one(batch)
+                jobs_by_index = {job.index: job for job in batch}
                 for piece in found:
                     if piece.number == 0 and piece.count > 1 and piece.sig is not None:
-                        (job,) = (job for job in batch if job.index == piece.index)
+                        job = jobs_by_index[piece.index]
                         waiting += [replace(job, number=n, count=piece.count) for n in range(1, piece.count)]
                     yield piece
         finally:
@@ -141,10 +143,9 @@ def _next_batch(waiting: deque[Job], source: Iterator[Job]) -> list[Job]:
 
 
 def end_with_parent(*_) -> None:
-    """In a worker: end when the main process does, not before, when a signal to stop goes to all processes, and
-    not after, when that process was killed and could tell nobody."""
+    """In a worker: end when the main process does, not before, when Ctrl-C goes to all processes, and not after,
+    when that process was killed and could tell nobody."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def wait() -> None:
         parent = multiprocessing.parent_process()

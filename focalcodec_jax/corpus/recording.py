@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from focalcodec_jax.files import filesystem, is_url
 
 WHOLE_BYTES = 2**26
 """Largest remote file that is fetched at once; of a larger one only the parts that are read."""
+PART_BYTES = 2**20
+"""Fetched at once of such a part."""
 
 TYPICAL_BYTES_PER_SECOND, TYPICAL_SECONDS = 16_000, 10.0
 """For estimates alone: FLAC of 16 kHz, read speech."""
@@ -62,9 +65,10 @@ class Recording:
         if self.samples or not isinstance(hint, int | float | str):
             return self.seconds or self.size / TYPICAL_BYTES_PER_SECOND or TYPICAL_SECONDS
         try:
-            return max(float(hint), 0.0)
+            hint = float(hint)
         except ValueError:
             return TYPICAL_SECONDS
+        return hint if 0 < hint < math.inf else TYPICAL_SECONDS
 
     @property
     def source(self) -> str:
@@ -83,9 +87,23 @@ def printable(name: str) -> str:
         return name.encode("utf-8", "backslashreplace").decode()
 
 
+def legible(value: Any) -> Any:
+    """A value from JSON with all its text `printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [legible(one) for one in value]
+    if isinstance(value, dict):
+        return {printable(str(key)): legible(one) for key, one in value.items()}
+    return value
+
+
 @contextmanager
-def opened(recording: Recording) -> Iterator[soundfile.SoundFile]:
+def opened(recording: Recording, *, whole: bool = True) -> Iterator[soundfile.SoundFile]:
     """The audio file that holds a recording.
+
+    Args:
+        whole: most of it will be read; of a remote file only the parts that are read are fetched otherwise.
 
     Raises:
         AudioError: missing, not audio, or cut short.
@@ -98,7 +116,7 @@ def opened(recording: Recording) -> Iterator[soundfile.SoundFile]:
     elif recording.member is not None:
         source = io.BytesIO(_span(path, recording.offset, recording.size))
     elif is_url(path):
-        source = _remote(path, recording.size)
+        source = _remote(path, recording.size if whole else 0)
     else:
         source = path
     with audio.opened(source, recording.source) as file:
@@ -118,11 +136,18 @@ def read(recording: Recording, start: int = 0, seconds: int | None = None) -> np
         AudioError: missing, not audio, cut short, empty, or not finite.
     """
     with opened(recording) as file:
-        first, frames = span(recording, file)
-        first, frames = first + start * file.samplerate, frames - start * file.samplerate
-        if seconds is not None:
-            frames = min(frames, seconds * file.samplerate)
-        return audio.read_part(file, recording.source, start=first, frames=frames, channel=recording.channel)
+        return read_from(recording, file, start, seconds)
+
+
+def read_from(
+    recording: Recording, file: soundfile.SoundFile, start: int = 0, seconds: int | None = None
+) -> np.ndarray:
+    """`read`, from the file that `opened` gave."""
+    first, frames = span(recording, file)
+    first, frames = first + start * file.samplerate, frames - start * file.samplerate
+    if seconds is not None:
+        frames = min(frames, seconds * file.samplerate)
+    return audio.read_part(file, recording.source, start=first, frames=frames, channel=recording.channel)
 
 
 def span(recording: Recording, file: soundfile.SoundFile) -> tuple[int, int]:
@@ -143,7 +168,7 @@ def span(recording: Recording, file: soundfile.SoundFile) -> tuple[int, int]:
 def num_samples(recording: Recording) -> int:
     """Length at 16 kHz by the file's header; 0 where it cannot be read."""
     try:
-        with opened(recording) as file:
+        with opened(recording, whole=False) as file:
             return round(span(recording, file)[1] / file.samplerate * SAMPLE_RATE_HZ)
     except (AudioError, OSError):  # named when it comes to reading it
         return 0
@@ -154,7 +179,7 @@ def _remote(path: str, size: int) -> Any:
     try:
         if 0 < size <= WHOLE_BYTES:
             return io.BytesIO(files.cat_file(inside))
-        return files.open(inside, "rb")
+        return files.open(inside, "rb", block_size=PART_BYTES)
     except FileNotFoundError as error:
         raise AudioError(f"{path} does not exist") from error
 

@@ -18,7 +18,7 @@ from typing import Any
 from focalcodec_jax import audio
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.corpus import lhotse
-from focalcodec_jax.corpus.recording import Recording, headers, num_samples, printable
+from focalcodec_jax.corpus.recording import Recording, headers, legible, num_samples, printable
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.files import filesystem, is_url
 from focalcodec_jax.pretrained import ASSETS
@@ -74,14 +74,22 @@ def _listed(path: str) -> Iterable[Recording]:
     if path == SAMPLE and not os.path.exists(path):
         path = str(ASSETS)
     if glob.has_magic(path) and not os.path.exists(path):
-        return [recording for match in _matches(path) for recording in _listed(match)]
+        return [
+            recording
+            for match, size in _matches(path)
+            for recording in (_listed(match) if size is None else _file(match, size))
+        ]
     files = _files(path)
     if files is None:
         return _file(path, _size(path))
     base = path.rstrip("/") + "/"
     if base + MANIFEST in files:
         return _file(base + MANIFEST, 0)
-    found = [recording for name, size in sorted(files.items()) for recording in _file(name, size, base)]
+    found = [
+        recording
+        for name, size in sorted(files.items())
+        for recording in (_unlisted(name, size) if isinstance(size, OSError) else _file(name, size, base))
+    ]
     times = Counter(recording.id for recording in found)
     # the same recording in two formats, perhaps: their endings tell them apart
     found = [
@@ -93,19 +101,25 @@ def _listed(path: str) -> Iterable[Recording]:
     return found
 
 
-def _matches(pattern: str) -> list[str]:
+def _unlisted(folder: str, error: OSError) -> list[Recording]:
+    return [Recording(printable(folder), folder, problem=f"{printable(folder)} cannot be listed: {error.strerror}")]
+
+
+def _matches(pattern: str) -> list[tuple[str, int | None]]:
+    """What matches; of remote files with the size, which the listing tells, so that none is asked for by itself."""
     if is_url(pattern):
         files, inside = filesystem(pattern)
-        matches = [files.unstrip_protocol(name) for name in sorted(files.glob(inside))]
+        entries = sorted(files.glob(inside, detail=True).items())
+        matches = [(files.unstrip_protocol(n), e.get("size") or 0 if e["type"] == "file" else None) for n, e in entries]
     else:
-        matches = sorted(glob.glob(pattern, recursive=True))
+        matches = [(name, None) for name in sorted(glob.glob(pattern, recursive=True))]
     if not matches:
         raise AudioError(f"nothing matches {pattern}")
     return matches
 
 
-def _files(path: str) -> dict[str, int] | None:
-    """Files below a folder and their sizes; None for what is not a folder.
+def _files(path: str) -> dict[str, int | OSError] | None:
+    """Files below a folder and their sizes, and folders that cannot be listed; None for what is not a folder.
 
     Raises:
         AudioError: there is no such path.
@@ -123,11 +137,12 @@ def _files(path: str) -> dict[str, int] | None:
     return dict(_walk(path.rstrip("/"))) if os.path.isdir(path) else None
 
 
-def _walk(folder: str) -> Iterator[tuple[str, int]]:
+def _walk(folder: str) -> Iterator[tuple[str, int | OSError]]:
     """Files and their sizes, through links to folders too, each folder once. A folder that is named as audio and
     holds none, or a link to nothing, is listed as if it were a recording, to be named when it is read."""
     seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
+    closed: list[OSError] = []
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=closed.append):
         identity = os.stat(here).st_dev, os.stat(here).st_ino
         if identity in seen:
             folders.clear()
@@ -139,6 +154,8 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
             yield path, _size(path)
         if not folders and not names and audio.is_audio_name(here):
             yield here, 0
+    for error in closed:
+        yield error.filename, error
 
 
 def _size(path: str) -> int:
@@ -187,6 +204,8 @@ def _tar(path: str) -> list[Recording]:
     """Audio in a WebDataset tar. Files of one key lie side by side; `.json` and `.txt` ones are columns of it."""
     found: dict[str, Recording] = {}
     columns: dict[str, dict[str, Any]] = {}
+    broken: dict[str, str] = {}
+    """Problems of what lies beside audio, by its key."""
     problem, size = None, _size(path)
     try:
         with filesystem(path)[0].open(path, "rb") if is_url(path) else open(path, "rb") as file:
@@ -194,33 +213,42 @@ def _tar(path: str) -> list[Recording]:
             for member in archive:
                 if not member.isfile():
                     continue
-                folder, name = os.path.split(member.name)
-                key = os.path.join(folder, name.split(".", 1)[0])
+                name = os.path.basename(member.name)
+                key = _key(member.name)
                 if audio.is_audio_name(name):
                     id_ = printable(f"{_stem(path)}/{_stem(member.name)}")
                     where = {"size": member.size, "member": member.name, "offset": member.offset_data}
-                    if member.offset_data + member.size > size:
+                    if size and member.offset_data + member.size > size:
                         problem = "its last file is cut short"
                         continue
                     found[member.name] = Recording(id_, path, columns=columns.setdefault(key, {}), **where)
                 elif name.endswith((".json", ".txt")):
                     content = archive.extractfile(member)
                     assert content is not None
-                    columns.setdefault(key, {}).update(_sidecar(name, content.read()))
+                    try:
+                        columns.setdefault(key, {}).update(_sidecar(name, content.read()))
+                    except ValueError as error:
+                        broken[key] = f"{path}/{member.name} is not readable: {error}"
     except (tarfile.TarError, OSError, ValueError) as error:
         problem = str(error)
-    recordings = list(found.values())
+    recordings = [replace(r, problem=broken.get(_key(name))) for name, r in found.items()]
     if problem is not None or not recordings:
         problem = f"{path} is not a whole tar with audio in it: {problem or 'no file in it is named as audio'}"
         recordings.append(Recording(printable(path), path, problem=problem))
     return recordings
 
 
+def _key(member: str) -> str:
+    """WebDataset's: the name up to its first dot."""
+    folder, name = os.path.split(member)
+    return os.path.join(folder, name.split(".", 1)[0])
+
+
 def _sidecar(name: str, content: bytes) -> Mapping[str, Any]:
     text = content.decode("utf-8")
     if name.endswith(".txt"):
         return {"text": text}
-    found = json.loads(text)
+    found = legible(json.loads(text))
     return found if isinstance(found, dict) else {"json": found}
 
 
@@ -230,12 +258,15 @@ def _manifest(path: str) -> Iterator[Recording]:
     with filesystem(path)[0].open(path, "rb") if is_url(path) else open(path, "rb") as file:
         content = gzip.GzipFile(fileobj=file) if compressed else file
         lines = io.TextIOWrapper(content, "utf-8-sig", newline="")  # spreadsheets put a mark before the first column
-        rows: Iterable[Any] = csv.DictReader(lines) if is_csv else map(_json, filter(str.strip, lines))
+        rows: Iterable[Any] = csv.DictReader(lines, strict=True) if is_csv else map(_json, filter(str.strip, lines))
+        number = 0
         try:
             for number, row in enumerate(rows, 1):
                 yield _entry(row, path, f"{path}, entry {number}")
-        except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+        except UnicodeDecodeError as error:
             raise AudioError(f"{path} is not text in UTF-8: {error}") from error
+        except (OSError, EOFError, zlib.error, csv.Error) as error:
+            raise AudioError(f"{path} cannot be read past entry {number}: {error}") from error
 
 
 def _entry(row: Any, path: str, where: str) -> Recording:
@@ -262,7 +293,12 @@ def _row(row: Mapping[str, Any], folder: str, where: str) -> Recording:
     if not isinstance(name, str):
         return Recording(where, where, problem=f"{where}: {key} is {name!r:.60}, not the path of a file")
     path = name if is_url(name) or not folder else os.path.join(folder, name)
-    id_ = printable(str(row.get("id") or _stem(name)))
+    id_ = row.get("id")
+    if id_ in (None, ""):
+        id_ = _stem(name)
+        if row.get("offset") not in (None, ""):  # one of several parts of the file, perhaps
+            id_ += f"-{row['offset']}-{row.get('duration')}"
+    id_ = printable(str(id_))
     fields: dict[str, Any] = {"columns": _own_columns(row)}
     try:
         if row.get("record") is not None:
@@ -272,12 +308,11 @@ def _row(row: Mapping[str, Any], folder: str, where: str) -> Recording:
         if row.get("offset") not in (None, ""):
             fields |= {"start": float(row["offset"]), "duration": float(row["duration"])}
             fields["samples"] = round(fields["duration"] * SAMPLE_RATE_HZ)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError) as error:
         problem = f"{id_}: record, samples and rate_hz are integers, offset and duration come together ({error})"
         return Recording(id_, path, problem=problem)
     return Recording(id_, path, **fields)
 
 
 def _own_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: value for name, value in row.items() if name not in OWN_KEYS and name is not None}
-    return {name: printable(value) if isinstance(value, str) else value for name, value in found.items()}
+    return legible({name: value for name, value in row.items() if name not in OWN_KEYS and name is not None})

@@ -98,11 +98,14 @@ class Plan:
         self.journal = Journal(self.folder, recordings, self.options, task.shard_hours)
         self.shards = self.journal.shards
         done = self.journal.done()
-        if task.retry_failed:
-            done = {s.number for s in self.shards if s.number in done and not self.journal.entry(s).failures}
         index, of = task.process
         self.mine = [shard for shard in self.shards if shard.number % of == index]
-        self.todo = [shard for shard in self.mine if shard.number not in done]
+        self.failed: dict[int, int] = {}
+        """Recordings that failed in shards that are to be made again."""
+        if task.retry_failed:
+            failed = {s.number: len(self.journal.entry(s).failures) for s in self.mine if s.number in done}
+            self.failed = {number: count for number, count in failed.items() if count}
+        self.todo = [shard for shard in self.mine if shard.number not in done or shard.number in self.failed]
 
     def conclude(self, console: Console) -> int:
         """Describe the data set, if all of it is there; says what there is, and returns how many recordings failed."""
@@ -171,6 +174,7 @@ class Tokenizer:
         shards, plan = self.plan.todo, self.plan
         estimate = sum(r.estimated_seconds for shard in shards for r in self.recordings[shard.first : shard.last])
         plan.folder.sweep("data", {formats.shard_stem(shard.number) for shard in shards})
+        plan.folder.sweep("journal", {shard.entry.split(".")[0] for shard in shards})
         with Progress(console, estimate, self.engine.meter) as self.progress:
             for key, row in self.engine.run(self._items(self.readers.pieces(self._jobs(shards)))):
                 self._collect(key, row)
@@ -251,6 +255,12 @@ class Tokenizer:
     def _finish(self, shard: OpenShard) -> None:
         if not shard.whole:
             return
+        del self.open[shard.shard.number]
+        if (before := self.plan.failed.get(shard.shard.number)) is not None:
+            if len(shard.failures) >= before:
+                self.progress.note(f"shard {shard.shard.number} stays as it was: no more of it can be read now")
+                return
+            self.plan.journal.take_back(shard.shard)
         rows = [shard.rows[index] for index in sorted(shard.rows)]
         formats.write(self.plan.folder, self.plan.task.format, shard.shard.number, rows, self.plan.columns)
         failures = [
@@ -259,7 +269,6 @@ class Tokenizer:
         ]
         seconds, tokens = sum(row.duration for row in rows), int(shard.counts.sum())
         self.plan.journal.add(shard.shard, Entry(len(rows), seconds, tokens, failures, shard.counts.tolist()))
-        del self.open[shard.shard.number]
 
     def _maybe_sample(self, index: int, sig: np.ndarray) -> None:
         """Keep an even choice of what has come so far."""
