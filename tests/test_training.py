@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,8 +71,11 @@ def test_weights_and_biases_shows_and_plays_and_goes_on(tmp_path: Path, monkeypa
     logged = sorted((run_dir / "wandb").glob("offline-run-*/*.wandb"))
     assert len(logged) == 2
     assert len({path.name for path in logged}) == 1, "one run there, too"
-    for tag in (b"valid/loss/mel", b"valid_0/fake", b"valid_0/real", b"spectrogram/valid_0"):
-        assert all(tag in path.read_bytes() for path in logged)
+    tags = (b"valid/loss/mel", b"valid_0/fake", b"valid_0/real", b"spectrogram/valid_0")
+    deadline = time.monotonic() + 60  # wandb's own process may still be writing
+    while missing := [tag for tag in tags for path in logged if tag not in path.read_bytes()]:
+        assert time.monotonic() < deadline, missing
+        time.sleep(0.2)
     media = {path.suffix for path in run_dir.rglob("media/**/*.*")}
     assert media == {".wav", ".png"}
 
