@@ -18,7 +18,9 @@ from focalcodec_jax.files import written_whole
 
 FORMATS = frozenset(f".{name.lower()}" for name in soundfile.available_formats())
 SUFFIXES = FORMATS - {".raw"} | {".aif", ".mp2", ".oga", ".opus", ".sph"}
-"""File name endings by which a folder's recordings are recognised."""
+"""File name endings of audio that libsndfile reads."""
+OTHER_SUFFIXES = frozenset({".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mpc", ".tta", ".webm", ".wma"})
+"""And of audio that it does not read: such files in a folder are to be named, rather than passed over."""
 
 STREAMED_BYTES = 0x7FFFF000
 """Sizes from here on stand in the headers of files that were written to a pipe, and mean that nobody knew."""
@@ -198,12 +200,13 @@ def check_name(path: Path) -> None:
     Raises:
         AudioError: says which endings do.
     """
-    if not is_audio_name(path):
+    if path.suffix.lower() not in SUFFIXES:
         raise AudioError(f"{path} does not end in an audio format that libsndfile writes, such as .wav or .flac")
 
 
 def is_audio_name(path: str | Path) -> bool:
-    return Path(path).suffix.lower() in SUFFIXES
+    """Whether a file's name says that it is a recording, be it one that can be read or not."""
+    return Path(path).suffix.lower() in SUFFIXES | OTHER_SUFFIXES
 
 
 def recordings(folder: str | Path) -> list[Path]:

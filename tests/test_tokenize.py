@@ -285,6 +285,7 @@ def bad_files(folder: Path, here: Path, monkeypatch) -> dict[str, str]:
     (here / "circle.wav").symlink_to(here / "circle.wav")
     (here / "nowhere.wav").symlink_to(here / "missing.wav")
     os.mkfifo(here / "pipe.wav")
+    (here / "phone.m4a").write_bytes(bytes(4) + b"ftypM4A " + bytes(100))
     (here / "raw.pcm.wav").write_bytes(bytes(1000))
     with open(os.fsencode(here) + b"/caf\xe9.wav", "wb") as file:
         file.write(b"no audio")
@@ -298,7 +299,8 @@ def bad_files(folder: Path, here: Path, monkeypatch) -> dict[str, str]:
         "none": "is empty", "nan": "NaN", "infinite": "infinite", "zero": "not audio", "zero_hz": "not audio",
         "no_channels": "not audio", "text": "not audio", "picture": "not audio", "piped": "how long",
         "folder": "is a folder", "circle": "symbolic links", "nowhere": "does not exist", "pipe": "is a pipe",
-        "raw.pcm": "not audio", r"caf\xe9": "not audio", "two\nlines": "not audio", "socket": "cannot be read",
+        "raw.pcm": "not audio", "phone": "not audio",
+        r"caf\xe9": "not audio", "two\nlines": "not audio", "socket": "cannot be read",
     }  # fmt: skip
 
 
