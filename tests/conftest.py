@@ -70,6 +70,11 @@ def load_golden(name: str) -> Golden:
     return Golden(name, model, variables, cases, applied(model, variables))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("large") is None)
+
+
 @pytest.fixture(params=CODECS)
 def golden(request) -> Golden:
     return load_golden(request.param)
