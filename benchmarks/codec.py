@@ -40,8 +40,8 @@ def jax_worker(preset: str, batch: int, seconds: float, config: dict | None) -> 
     import jax
     import numpy as np
 
-    from focalcodec_jax.codec import FocalCodec
     from focalcodec_jax.config import CodecConfig
+    from focalcodec_jax.nn.codec import FocalCodec
 
     codec_config = CodecConfig.preset(preset)
     model = FocalCodec(codec_config)

@@ -17,9 +17,10 @@ import numpy as np
 import typer
 from rich import print
 
-from focalcodec_jax import CodecConfig, FocalCodec, audio, load_pretrained
-from focalcodec_jax.codec import initialize
-from focalcodec_jax.pretrained import SAMPLE
+from focalcodec_jax import CodecConfig, FocalCodec, load_pretrained
+from focalcodec_jax.files import SAMPLE_RECORDING
+from focalcodec_jax.nn.codec import initialize
+from focalcodec_jax.recordings import audio
 
 
 def main(
@@ -27,7 +28,7 @@ def main(
     preset: Annotated[
         str, typer.Option(help="Without a checkpoint: the model to fill with random weights.")
     ] = "focalcodec_50hz",
-    recordings: Annotated[Path, typer.Option("--audio", help="A recording or a folder of them.")] = SAMPLE,
+    recordings: Annotated[Path, typer.Option("--audio", help="A recording or a folder of them.")] = SAMPLE_RECORDING,
     seconds: Annotated[float, typer.Option(help="Stop after this much audio.")] = 60.0,
 ) -> None:
     sigs = read(recordings, seconds)

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from focalcodec_jax import bsq
+from focalcodec_jax.nn import bsq
 
 FRAMES = 12_000
 

@@ -27,14 +27,14 @@ from rich.console import Console
 from rich.table import Table
 
 from focalcodec_jax import FocalCodec
-from focalcodec_jax.codec import initialize
 from focalcodec_jax.corpus.engine import batch_shape
 from focalcodec_jax.flops import count
 from focalcodec_jax.inference import BATCH_SECONDS, Axis
+from focalcodec_jax.nn.codec import initialize
 from focalcodec_jax.pretrained import structure
-from focalcodec_jax.train import dryrun, flops, sharding
-from focalcodec_jax.train.config import TrainConfig, from_dict
+from focalcodec_jax.train import footprint as dryrun, sharding, step_flops as flops
 from focalcodec_jax.train.loop import Compiled
+from focalcodec_jax.train.run_config import TrainConfig, from_dict
 from focalcodec_jax.train.stages import Batch
 
 TOPOLOGIES = ("v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16")

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from focalcodec_jax import Codec, audio
+from focalcodec_jax import Codec
 from focalcodec_jax.config import SAMPLE_RATE_HZ
-from focalcodec_jax.train.config import MelConfig
+from focalcodec_jax.recordings import audio
 from focalcodec_jax.train.log import usage
 from focalcodec_jax.train.losses import log_mel
+from focalcodec_jax.train.run_config import MelConfig
 
 Coder = Callable[[np.ndarray], np.ndarray]
 console = Console(stderr=True)

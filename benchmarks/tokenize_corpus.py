@@ -36,14 +36,14 @@ def jax_worker(
     from rich.console import Console
 
     from focalcodec_jax import Codec, save_pretrained
-    from focalcodec_jax.codec import FocalCodec
+    from focalcodec_jax.cli.options import keep_compiled
     from focalcodec_jax.config import CodecConfig
     from focalcodec_jax.corpus.engine import Engine, Meter
-    from focalcodec_jax.corpus.readers import Readers
-    from focalcodec_jax.corpus.sources import listed
-    from focalcodec_jax.corpus.tokenizing import Plan, Task, Tokenizer
-    from focalcodec_jax.corpus.windows import windows
-    from focalcodec_jax.options import keep_compiled
+    from focalcodec_jax.corpus.tokenize import Plan, Task, Tokenizer
+    from focalcodec_jax.nn.codec import FocalCodec
+    from focalcodec_jax.recordings.readers import Readers
+    from focalcodec_jax.recordings.sources import listed
+    from focalcodec_jax.recordings.windows import windows
 
     keep_compiled()
     scratch = tempfile.mkdtemp()

@@ -30,9 +30,9 @@ def jax_worker(stage: str, preset: str, batch: int, seconds: float, width: float
     import jax.numpy as jnp
     import numpy as np
 
-    from focalcodec_jax.train import dryrun, flops, sharding
-    from focalcodec_jax.train.config import from_dict
+    from focalcodec_jax.train import footprint as dryrun, sharding, step_flops as flops
     from focalcodec_jax.train.loop import Compiled
+    from focalcodec_jax.train.run_config import from_dict
     from focalcodec_jax.train.stages import Batch
 
     run = from_dict(

@@ -17,10 +17,12 @@ from flax import linen as nn
 from rich.console import Console
 from rich.table import Table
 
-from focalcodec_jax import Codec, audio, lengths, wavlm
+from focalcodec_jax import Codec
 from focalcodec_jax.config import SAMPLE_RATE_HZ
-from focalcodec_jax.corpus.windows import windows
-from focalcodec_jax.layers import linear, precision
+from focalcodec_jax.nn import lengths, wavlm
+from focalcodec_jax.nn.layers import linear, precision
+from focalcodec_jax.recordings import audio
+from focalcodec_jax.recordings.windows import windows
 
 BLOCK_FRAMES = 500
 

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from focalcodec_jax.codec import FocalCodec, initialize
 from focalcodec_jax.config import CodecConfig
-from focalcodec_jax.convert import mapping, official, wavlm
-from focalcodec_jax.convert.files import WEIGHT_NAMES, find_weights, read_pickled, read_tensors, to_numpy
 from focalcodec_jax.errors import CheckpointError
+from focalcodec_jax.nn.codec import FocalCodec, initialize
 from focalcodec_jax.pretrained import Variables, fetch, parameter_shapes
+
+from . import mapping, official, wavlm
+from .files import WEIGHT_NAMES, find_weights, read_pickled, read_tensors, to_numpy
 
 DEFAULT_PRESET = "focalcodec_50hz"
 

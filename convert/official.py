@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from focalcodec_jax.convert.mapping import Rule, Tensors, Transform, translate
+from .mapping import Rule, Tensors, Transform, translate
 
 JOIN = Transform("q, k, v → qkv", lambda *parts: np.concatenate(parts, axis=0), None)
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from focalcodec_jax.convert.mapping import Rule, Tensors, Transform, translate
-from focalcodec_jax.convert.official import drop, joined
 from focalcodec_jax.errors import CheckpointError
+
+from .mapping import Rule, Tensors, Transform, translate
+from .official import drop, joined
 
 
 def _fold_weight_norm(g: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -4,7 +4,16 @@ from importlib.util import find_spec
 
 
 class FocalCodecError(ValueError):
-    """Base of every error that names a wrong input and what would be right."""
+    """Base of every error that names a wrong input and what would be right.
+
+    Args:
+        parameter: the library's parameter that the message is about, where a change of it would help. The command
+            adds the option of that name to the message.
+    """
+
+    def __init__(self, message: str, *, parameter: str | None = None):
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class ConfigError(FocalCodecError):

@@ -14,11 +14,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from focalcodec_jax import audio, lengths as count, voice
-from focalcodec_jax.codec import FocalCodec
 from focalcodec_jax.config import SAMPLE_RATE_HZ, DType
 from focalcodec_jax.errors import AudioError, FocalCodecError, TokenError
+from focalcodec_jax.nn import lengths as count, voice
+from focalcodec_jax.nn.codec import FocalCodec
 from focalcodec_jax.pretrained import DEMO, Variables, load_pretrained
+from focalcodec_jax.recordings import audio
 
 Recording = np.ndarray
 BATCH_SECONDS = {"cpu": 10.0, "gpu": 120.0, "tpu": 120.0}

@@ -18,21 +18,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save
 
-from focalcodec_jax.codec import FocalCodec, initialize
 from focalcodec_jax.config import PRESETS, CodecConfig, DType
 from focalcodec_jax.convert import mapping, official
 from focalcodec_jax.convert.files import find_weights, read_tensors
 from focalcodec_jax.errors import CheckpointError
-from focalcodec_jax.files import written_whole
+from focalcodec_jax.files import ASSETS, written_whole
+from focalcodec_jax.nn.codec import FocalCodec, initialize
 from focalcodec_jax.version import __version__
 
 Variables = Mapping[str, Any]
 HUB_OWNER = "lucadellalib"
 DEMO = "demo"
 """Name of the small codec that ships in the package."""
-ASSETS = Path(__file__).parent / "assets"
-SAMPLE = ASSETS / "librivox_sense_and_sensibility.flac"
-"""Seven seconds of read speech; public domain, see the README beside it."""
 
 
 def load_pretrained(

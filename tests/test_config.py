@@ -4,7 +4,7 @@ import json
 
 import jax
 import pytest
-from conftest import CODECS, GOLDEN
+from support.golden import CODECS, GOLDEN
 
 from focalcodec_jax import CodecConfig, ConfigError, FocalCodec
 from focalcodec_jax.config import PRESETS

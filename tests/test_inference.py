@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GOLDEN, applied, load_golden
+from support.golden import GOLDEN, applied, load_golden
 
-from focalcodec_jax import AudioError, Codec, FocalCodecError, TokenError, audio, lengths as count
+from focalcodec_jax import AudioError, Codec, FocalCodecError, TokenError
+from focalcodec_jax.files import ASSETS, SAMPLE_RECORDING
 from focalcodec_jax.inference import Axis
-from focalcodec_jax.pretrained import ASSETS, DEMO, SAMPLE
+from focalcodec_jax.nn import lengths as count
+from focalcodec_jax.pretrained import DEMO
+from focalcodec_jax.recordings import audio
 
 SIZES = (1, 399, 5119, 12345, 12344, 5000, 31999)
 
@@ -31,10 +34,10 @@ def sigs() -> list[np.ndarray]:
 
 def test_the_demo_codec_speaks():
     """What the package uses without a checkpoint: small, and close to the recording, which it was not trained on."""
-    from focalcodec_jax.train.config import MelConfig
     from focalcodec_jax.train.losses import log_mel
+    from focalcodec_jax.train.run_config import MelConfig
 
-    demo, sig = Codec.from_pretrained(), audio.read(SAMPLE)
+    demo, sig = Codec.from_pretrained(), audio.read(SAMPLE_RECORDING)
     (toks,) = demo.encode(sig, 16000)
     (decoded,) = demo.decode(toks)
     heard, original = (
@@ -103,7 +106,7 @@ def test_voice_conversion_equals_the_reference(codec: Codec):
     case = golden.cases[12345]
     other = golden.cases[5119]["sig"][0]
     (converted,) = codec.convert_voice(case["sig"][0], [other], 16000, k=4)
-    from focalcodec_jax import voice
+    from focalcodec_jax.nn import voice
 
     matching = golden.apply("toks_to_qfeats", golden.cases[5119]["toks"])[0]
     frames = voice.nearest(jax.numpy.asarray(case["qfeats"]), jax.numpy.asarray(matching))

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hub as stand_in
 import jax
 import numpy as np
 import pytest
-from conftest import CODECS, GOLDEN
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from support import hub as stand_in
+from support.golden import CODECS, GOLDEN
 
 from focalcodec_jax import CheckpointError, CodecConfig, ConfigError, FocalCodec, load_pretrained, save_pretrained
 from focalcodec_jax.config import PRESETS

@@ -9,7 +9,8 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from focalcodec_jax.errors import CheckpointError
-from focalcodec_jax.train.config import CheckpointConfig
+
+from .run_config import CheckpointConfig
 
 policies = ocp.training.preservation_policies
 

@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from focalcodec_jax import audio
 from focalcodec_jax.config import SAMPLE_RATE_HZ
-from focalcodec_jax.corpus.readers import end_with_parent
-from focalcodec_jax.corpus.recording import Recording, read
-from focalcodec_jax.corpus.sources import find
 from focalcodec_jax.errors import AudioError
-from focalcodec_jax.train.config import DataConfig
-from focalcodec_jax.train.stages import Batch
+from focalcodec_jax.recordings import audio
+from focalcodec_jax.recordings.readers import end_with_parent
+from focalcodec_jax.recordings.recording import Recording, read
+from focalcodec_jax.recordings.sources import find
+
+from .run_config import DataConfig
+from .stages import Batch
 
 NOTHING = -1
 """Index of a row that only fills a batch."""

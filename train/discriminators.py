@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from focalcodec_jax.layers import Dtype, grouped_conv, pad_frames, plain_conv
-from focalcodec_jax.train.config import DiscriminatorConfig
+from focalcodec_jax.nn.layers import Dtype, grouped_conv, pad_frames, plain_conv
+
+from .run_config import DiscriminatorConfig
 
 Kernel = Float[Array, "kernel dim_in_per_group dim_out"]
 

@@ -11,7 +11,8 @@ import numpy as np
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.errors import require
 from focalcodec_jax.files import write_lines
-from focalcodec_jax.train.config import LogConfig
+
+from .run_config import LogConfig
 
 METRICS = "metrics.jsonl"
 WANDB_ID = "wandb_id"
@@ -74,7 +75,7 @@ class Log:
 
     def example(self, step: int, name: str, real: np.ndarray, fake: np.ndarray) -> None:
         """A recording and its reconstruction, both (samples,) at 16 kHz, as audio and as spectrograms."""
-        from focalcodec_jax import picture
+        from focalcodec_jax import plots as picture
 
         image = picture.spectrogram_pair(real, fake, SAMPLE_RATE_HZ)
         if self.board:

@@ -16,18 +16,19 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from focalcodec_jax.corpus.recording import Recording
 from focalcodec_jax.errors import ConfigError, TrainingError
-from focalcodec_jax.train import flops, sharding
-from focalcodec_jax.train.checkpoint import Checkpoints, has_checkpoints
-from focalcodec_jax.train.config import OptimizerConfig, TrainConfig
-from focalcodec_jax.train.data import Pipeline, select
-from focalcodec_jax.train.log import Log, check_extras, usage
-from focalcodec_jax.train.progress import Progress, Window
-from focalcodec_jax.train.stages import Batch
-from focalcodec_jax.train.start import changes_since, keep_config, plain, starting_codec
-from focalcodec_jax.train.step import Trainer
-from focalcodec_jax.train.stopping import Stop, stop_signal
+from focalcodec_jax.recordings.recording import Recording
+
+from . import sharding, step_flops as flops
+from .checkpoint import Checkpoints, has_checkpoints
+from .data import Pipeline, select
+from .log import Log, check_extras, usage
+from .progress import Progress, Window
+from .run_config import OptimizerConfig, TrainConfig
+from .stages import Batch
+from .start import changes_since, keep_config, plain, starting_codec
+from .step import Trainer
+from .stopping import Stop, stop_signal
 
 
 @dataclass

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from focalcodec_jax.layers import frame_mask
-from focalcodec_jax.spectral import stft_magnitude
-from focalcodec_jax.train.config import MelConfig
-from focalcodec_jax.train.discriminators import Judgement
+from focalcodec_jax.nn.layers import frame_mask
+from focalcodec_jax.nn.spectral import stft_magnitude
+
+from .discriminators import Judgement
+from .run_config import MelConfig
 
 Rows = Float[Array, " batch"]
 """Weight of each item: 1, or 0 for one that could not be read."""

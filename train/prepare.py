@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from focalcodec_jax import audio
-from focalcodec_jax.corpus.recording import Recording, opened, pack, span
-from focalcodec_jax.corpus.sources import MANIFEST, find
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.files import write_lines, written_whole
+from focalcodec_jax.recordings import audio
+from focalcodec_jax.recordings.recording import Recording, opened, pack, span
+from focalcodec_jax.recordings.sources import MANIFEST, find
 
 PLAN = "prepare.json"
 FAILURES = "failures.jsonl"

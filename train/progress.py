@@ -12,7 +12,8 @@ from rich.table import Column
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.flops import peak_flops
-from focalcodec_jax.train.log import usage
+
+from .log import usage
 
 
 class Window:

@@ -11,7 +11,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from focalcodec_jax.errors import ConfigError
-from focalcodec_jax.train.config import MeshConfig
+
+from .run_config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
 

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from focalcodec_jax import bsq, lengths as count
-from focalcodec_jax.codec import FocalCodec
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.errors import ConfigError
-from focalcodec_jax.layers import frame_mask, zero_padding
-from focalcodec_jax.train import losses
-from focalcodec_jax.train.config import TrainConfig
+from focalcodec_jax.nn import bsq, lengths as count
+from focalcodec_jax.nn.codec import FocalCodec
+from focalcodec_jax.nn.layers import frame_mask, zero_padding
+
+from . import losses
+from .run_config import TrainConfig
 
 Params = Mapping[str, Any]
 Run = Callable[..., Array]

@@ -11,13 +11,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from focalcodec_jax.codec import FocalCodec, initialize
 from focalcodec_jax.config import CodecConfig
 from focalcodec_jax.errors import CheckpointError, ConfigError
 from focalcodec_jax.files import written_whole
+from focalcodec_jax.nn.codec import FocalCodec, initialize
 from focalcodec_jax.pretrained import checkpoint_folder, load_pretrained, save_pretrained, structure
-from focalcodec_jax.train import sharding
-from focalcodec_jax.train.config import ModelConfig, TrainConfig, from_dict
+
+from . import sharding
+from .run_config import ModelConfig, TrainConfig, from_dict
 
 CONFIG = "config.yaml"
 CODEC = "starting_codec"

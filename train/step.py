@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from focalcodec_jax.codec import FocalCodec
-from focalcodec_jax.train import losses, stages
-from focalcodec_jax.train.config import OptimizerConfig, TrainConfig
-from focalcodec_jax.train.discriminators import Discriminators
-from focalcodec_jax.train.stages import Batch, Outcome
+from focalcodec_jax.nn.codec import FocalCodec
+
+from . import losses, stages
+from .discriminators import Discriminators
+from .run_config import OptimizerConfig, TrainConfig
+from .stages import Batch, Outcome
 
 Tree = Any
 State = dict[str, Any]

@@ -1,1 +1,1 @@
-"""Corpora of speech: finding recordings, and turning all of them into tokens and back."""
+"""Corpora of speech to data sets of tokens, and back to audio."""

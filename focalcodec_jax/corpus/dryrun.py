@@ -11,9 +11,9 @@ from rich.table import Table
 from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
 from focalcodec_jax.corpus.engine import batch_shape
 from focalcodec_jax.corpus.journal import Shard
-from focalcodec_jax.corpus.recording import Recording, num_samples
-from focalcodec_jax.corpus.windows import Windows
 from focalcodec_jax.inference import Axis
+from focalcodec_jax.recordings.recording import Recording, num_samples
+from focalcodec_jax.recordings.windows import Windows
 
 SAMPLE = 2000
 """Recordings whose headers are read, to know their lengths."""

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from focalcodec_jax.corpus.folder import Folder
-from focalcodec_jax.corpus.recording import Recording
 from focalcodec_jax.errors import FocalCodecError
+from focalcodec_jax.files import Folder
+from focalcodec_jax.recordings.recording import Recording
 
 PLAN = "journal/plan.json"
 SMALLEST_HOURS, LARGEST_HOURS, USUAL_SHARDS = 0.5, 100.0, 1000

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from focalcodec_jax.console import one_line
 from focalcodec_jax.corpus.engine import Meter
-from focalcodec_jax.options import plain
 
 TEXT = "{task.fields[hours]} · {task.fields[speed]}"
 SHOW_SECONDS, LINE_SECONDS, SHOWN_FAILURES = 0.1, 30.0, 10
@@ -55,12 +55,12 @@ class Progress:
             self.console.print(TEXT.format(task=self.bar.tasks[self.task]), highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        self.console.print(plain(text), soft_wrap=True, highlight=False)
+        self.console.print(one_line(text), soft_wrap=True, highlight=False)
 
     def failed(self, reason: str) -> None:
         self.failures += 1
         if self.failures <= SHOWN_FAILURES:
-            self.console.print(f"[yellow]failed:[/] {plain(reason)}", soft_wrap=True, highlight=False)
+            self.console.print(f"[yellow]failed:[/] {one_line(reason)}", soft_wrap=True, highlight=False)
         elif self.failures == SHOWN_FAILURES + 1:
             self.console.print("[yellow]further failures are only counted; failures.jsonl will list all[/]")
 

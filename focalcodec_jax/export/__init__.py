@@ -1,0 +1,1 @@
+"""Programs that run a codec without this package."""

@@ -1,0 +1,51 @@
+"""Discriminators: sizes, normalisations, and who sees what."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from focalcodec_jax.train.discriminators import Discriminators, NormedConv
+from focalcodec_jax.train.run_config import DiscriminatorConfig
+
+NARROW = DiscriminatorConfig(width=0.03, periods=(3,), num_scales=2)
+
+
+def test_parameter_count_of_hifigan():
+    """70.7 M, where a normalised kernel counts once: its 21,799 norms are not counted beside it."""
+    model = Discriminators(DiscriminatorConfig(), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 7040)))
+    sizes = {path: math.prod(leaf.shape) for path, leaf in flatten_dict(shapes["params"], sep="/").items()}
+    norms = {path: size for path, size in sizes.items() if path.endswith("/scale")}
+    assert sum(sizes.values()) - sum(norms.values()) == 70_702_792
+    assert sum(norms.values()) == 21_799
+    assert len({path.split("/")[0] for path in sizes}) == 8
+
+
+def test_spectral_norm_finds_the_largest_singular_value():
+    layer = NormedConv(8, 5, 1, 2, True, False, jnp.float32)
+    x = jnp.ones((1, 12, 6))
+    variables = layer.init(jax.random.key(0), x)
+    kernel = np.asarray(variables["params"]["kernel"]).reshape(-1, 8)
+    state = variables["spectral"]
+    for _ in range(60):
+        _, changed = layer.apply({**variables, "spectral": state}, x, mutable=["spectral"])
+        state = changed["spectral"]
+    found = state["v"] @ kernel @ state["u"]
+    assert found == pytest.approx(np.linalg.svd(kernel, compute_uv=False)[0], rel=1e-4)
+
+
+def test_judging_leaves_spectral_state_alone_unless_training():
+    model = Discriminators(NARROW, jnp.float32)
+    sig = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1000)), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), sig)
+    judge = jax.jit(lambda x: model.apply(variables, x))
+    judgements = judge(sig)
+    assert [len(j.layers) for j in judgements] == [6, 8, 8]
+    assert all(j.scores.shape[0] == 2 and j.layers[-1].shape == j.scores.shape for j in judgements)
+    # one recording's judgement does not depend on the other
+    for one, both in zip(judge(sig.at[1].set(0)), judgements, strict=True):
+        np.testing.assert_allclose(one.scores[0], both.scores[0], rtol=1e-5)

@@ -1,0 +1,372 @@
+"""Training runs, small ones: they learn, stop well, go on as if never stopped, and become a codec."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file
+from support.training import measured, recordings, tiny, voiced
+from typer.testing import CliRunner
+
+from focalcodec_jax import Codec
+from focalcodec_jax.cli import app
+from focalcodec_jax.config import CodecConfig
+from focalcodec_jax.errors import CheckpointError, ConfigError, FocalCodecError, TrainingError
+from focalcodec_jax.files import SAMPLE_RECORDING
+from focalcodec_jax.nn.codec import FocalCodec, initialize
+from focalcodec_jax.pretrained import load_pretrained, save_pretrained
+from focalcodec_jax.recordings import audio
+from focalcodec_jax.train import sharding, step_flops as flops
+from focalcodec_jax.train.from_runs import export
+from focalcodec_jax.train.log import Log
+from focalcodec_jax.train.loop import Host, Loop, run
+from focalcodec_jax.train.run_config import TrainConfig
+from focalcodec_jax.train.stages import Batch
+from focalcodec_jax.train.start import CODEC as STARTED, changes_since, codec_config
+from focalcodec_jax.train.step import Trainer
+from focalcodec_jax.train.stopping import Stop
+
+CONSOLE = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return recordings(tmp_path_factory.mktemp("data") / "speech")
+
+
+@pytest.fixture(scope="module")
+def quantizer(folder: Path, tmp_path_factory) -> Path:
+    """A whole run of the quantizer stage."""
+    run_dir = tmp_path_factory.mktemp("runs") / "quantizer"
+    data = {"train": [str(folder)], "valid": [str(folder)]}
+    run(tiny(data=data, steps=12, validate_every=6, checkpoint={"every": 4}), run_dir, CONSOLE)
+    return run_dir
+
+
+def test_tensorboard_shows_and_plays(decoder: Path):
+    content = b"".join(path.read_bytes() for path in (decoder / "tensorboard").iterdir())
+    for tag in ("train/score/real", "valid/loss/mel", "spectrogram/valid_1", "valid_0/fake", "valid_1/real"):
+        assert tag.encode() in content
+    assert b"valid_2" not in content
+
+
+@pytest.mark.live
+def test_weights_and_biases_shows_and_plays_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Offline, where wandb keeps what it would send."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run_dir, config = tmp_path / "voices", tiny(log={"wandb": "speech"})
+    run_dir.mkdir()
+    for step in (2, 3):
+        log = Log(run_dir, config.log, config.to_dict(), step=step, first=True)
+        log.scalars(step, "valid", {"loss/mel": 1 / step})
+        assert log.shows_examples
+        log.example(step, "valid_0", voiced(0.5, 0), voiced(0.5, 1))
+        log.close()
+    logged = sorted((run_dir / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(logged) == 2
+    assert len({path.name for path in logged}) == 1, "one run there, too"
+    tags = (b"valid/loss/mel", b"valid_0/fake", b"valid_0/real", b"spectrogram/valid_0")
+    deadline = time.monotonic() + 60  # wandb's own process may still be writing
+    while missing := [tag for tag in tags for path in logged if tag not in path.read_bytes()]:
+        assert time.monotonic() < deadline, missing
+        time.sleep(0.2)
+    media = {path.suffix for path in run_dir.rglob("media/**/*.*")}
+    assert media == {".wav", ".png"}
+
+
+def test_missing_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r'log.wandb needs wandb: pip install "focalcodec-jax\[wandb\]"'):
+        run(tiny(log={"wandb": "speech"}), tmp_path, CONSOLE)
+
+
+@pytest.fixture(scope="module")
+def decoder(folder: Path, quantizer: Path, tmp_path_factory) -> Path:
+    """A run of the decoder stage from the same codec; it is left after three steps, and goes on to six."""
+    run_dir = tmp_path_factory.mktemp("runs") / "decoder"
+    for steps in (3, 6):
+        run(decoder_config(folder, quantizer, steps=steps), run_dir, CONSOLE)
+    return run_dir
+
+
+def decoder_config(folder: Path, quantizer: Path, **changes: Any) -> TrainConfig:
+    data = {"train": [str(folder)], "valid": [str(folder)]}
+    model = {"codec": None, "checkpoint": str(quantizer / STARTED)}
+    log = {"every": 1, "tensorboard": True, "examples": 2}
+    return tiny("decoder", data=data, model=model, checkpoint={"every": 100}, log=log, **changes)
+
+
+def test_a_run_learns_and_says_so(quantizer: Path):
+    train, valid = measured(quantizer, "train"), measured(quantizer, "valid")
+    assert [line["step"] for line in train] == list(range(1, 13))
+    assert [line["step"] for line in valid] == [6, 12]
+    assert train[-1]["loss/total"] < 0.9 * train[0]["loss/total"]
+    assert valid[-1]["loss/total"] < valid[0]["loss/total"]
+    for line in train:
+        assert line["loss/total"] == pytest.approx(line["loss/feature"] + 0.1 * line["loss/entropy"], rel=1e-5)
+        assert 0 < line["code_usage"] <= 1
+        assert line["generator/gradient_norm"] > 0
+        assert line["generator/update_norm"] > 0
+        assert line["learning_rate"] == pytest.approx(1e-3)
+    kept = [json.loads(path.read_text()) for path in (quantizer / "checkpoints" / "12").glob("*_METADATA")]
+    assert [meta["custom_metadata"]["config"]["steps"] for meta in kept if "custom_metadata" in meta] == [12]
+
+
+def test_going_on_equals_not_stopping(folder: Path, quantizer: Path, decoder: Path, tmp_path: Path):
+    """Bit for bit, discriminators and their power iteration included."""
+    run(decoder_config(folder, quantizer, validate_every=6), tmp_path, CONSOLE)
+    assert measured(decoder, "train") == measured(tmp_path, "train")
+    assert [line["event"] for line in measured(decoder, "event")] == ["resumed"]
+    names = set(measured(tmp_path, "train")[-1])
+    assert {"loss/discriminator", "loss/adversarial", "loss/matching", "loss/mel", "score/real", "score/fake"} <= names
+
+
+def test_stopped_during_validation_it_validates_when_it_goes_on(
+    folder: Path, quantizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = {"train": [str(folder)], "valid": [str(folder)]}
+    config = tiny(data=data, steps=12, validate_every=6)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "now", True)
+        run(config, tmp_path, CONSOLE)
+    assert [line["step"] for line in measured(tmp_path, "train")] == list(range(1, 7))
+    assert not measured(tmp_path, "valid")
+    run(config, tmp_path, CONSOLE)
+    for split in ("train", "valid"):
+        assert measured(tmp_path, split) == measured(quantizer, split)
+
+
+def test_newbob_lowers_the_rate_when_validation_hardly_improves():
+    config = tiny(optimizer={"schedule": "newbob", "factor": 0.5, "threshold": 0.01}, data={"valid": ["x"]})
+    loop: Any = SimpleNamespace(config=config, host=Host())
+    factors = []
+    for loss in (2.0, 1.0, 0.995, 0.5, 0.6, -1.0, -1.005, -1.1):
+        Loop.newbob(loop, loss)
+        factors.append(loop.host.rate_factor)
+    assert factors == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    with pytest.raises(ConfigError, match=r"newbob follows validation, which needs data\.valid"):
+        tiny(optimizer={"schedule": "newbob"})
+
+
+def test_validation_that_cannot_be_read_stops_the_run(folder: Path, tmp_path: Path):
+    valid = tmp_path / "valid"
+    valid.mkdir()
+    for path in sorted(folder.iterdir())[:4]:
+        (valid / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # a sound header
+    config = tiny(data={"train": [str(folder)], "valid": [str(valid)]}, steps=1)
+    with pytest.raises(TrainingError, match=r"4 of the 4 recordings of data\.valid could not be read"):
+        run(config, tmp_path / "run", CONSOLE)
+
+
+def test_export_joins_the_parts_that_runs_trained(quantizer: Path, decoder: Path, tmp_path: Path):
+    result = CliRunner().invoke(app, ["train", "export", str(quantizer), str(decoder), "-o", str(tmp_path / "codec")])
+    assert result.exit_code == 0, result.output
+    before = load_file(quantizer / STARTED / "model.safetensors")
+    after = load_file(tmp_path / "codec" / "model.safetensors")
+    changed = {name.split(".")[0] for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"compressor", "decompressor", "decoder"}
+    codec = Codec.from_pretrained(tmp_path / "codec")
+    (toks,) = codec.encode(audio.read(SAMPLE_RECORDING), audio.SAMPLE_RATE_HZ)
+    assert len(toks) > 300
+    assert 0 <= toks.min() <= toks.max() < 16
+
+
+def test_export_in_half_precision(quantizer: Path, tmp_path: Path):
+    lines = list(export([quantizer], tmp_path / "codec", dtype="float16"))
+    assert "step 12" in lines[0]
+    half = load_file(tmp_path / "codec" / "model.safetensors")
+    assert {array.dtype for array in half.values()} == {np.dtype(np.float16)}
+    _, variables = load_pretrained(tmp_path / "codec")
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+
+
+def test_export_refuses_parts_that_do_not_fit(quantizer: Path, decoder: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="both trained compressor, decompressor"):
+        list(export([quantizer, quantizer], tmp_path))
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        list(export([tmp_path], tmp_path / "codec"))
+    with pytest.raises(CheckpointError, match="holds no step 3; it has"):
+        list(export([quantizer], tmp_path / "codec", step=3))
+    with pytest.raises(ConfigError, match="--step is for one run"):
+        list(export([quantizer, decoder], tmp_path, step=6))
+
+
+def test_one_decoder_for_all_token_rates(folder: Path, quantizer: Path, decoder: Path, tmp_path: Path):
+    """A decoder depends on the encoder alone: it joins a quantizer of half the rate, but not one of another encoder."""
+    model, variables = load_pretrained(quantizer / STARTED)
+    content = model.config.to_dict()
+    content["compressor_config"]["downscale_factors"] = content["decompressor_config"]["upscale_factors"] = [2]
+    slower = FocalCodec(CodecConfig.from_dict(content))
+    fresh = dict(initialize(slower, jax.random.key(1))["params"])
+    for name, encoder in (("slower", variables["params"]["encoder"]), ("stranger", fresh["encoder"])):
+        save_pretrained(tmp_path / name, slower, {"params": {**fresh, "encoder": encoder}})
+        data = {"train": [str(folder)]}
+        begin = {"codec": None, "checkpoint": str(tmp_path / name)}
+        run(tiny(data=data, model=begin, steps=1), tmp_path / "runs" / name, CONSOLE)
+    for order in (1, -1):
+        list(export([tmp_path / "runs" / "slower", decoder][::order], tmp_path / "codec"))
+        codec = Codec.from_pretrained(tmp_path / "codec")
+        assert codec.config.token_rate_hz == model.config.token_rate_hz / 2
+    for part in ("compressor", "decoder"):
+        name = next(n for n in load_file(tmp_path / "codec" / "model.safetensors") if n.startswith(f"{part}."))
+        same = [load_file(tmp_path / at / "model.safetensors")[name] for at in ("codec", "slower")]
+        assert not np.array_equal(*same)
+    with pytest.raises(CheckpointError, match="was trained with another encoder than the codec would have"):
+        list(export([tmp_path / "runs" / "stranger", decoder], tmp_path / "codec"))
+
+
+def test_curves_are_drawn(quantizer: Path, decoder: Path, tmp_path: Path):
+    runner = CliRunner()
+    picture = tmp_path / "curves.png"
+    assert runner.invoke(app, ["train", "plot", str(quantizer), str(decoder), "-o", str(picture)]).exit_code == 0
+    assert picture.stat().st_size > 20_000
+    for arguments, message in (
+        ([str(tmp_path), "-o", str(picture)], r"holds no metrics\.jsonl"),
+        ([str(quantizer), "-o", "curves.xyz"], "does not end in a picture format"),
+    ):
+        assert message.replace("\\", "") in str(runner.invoke(app, ["train", "plot", *arguments]).exception)
+
+
+def test_a_folder_of_another_run_is_refused(quantizer: Path):
+    kept = (quantizer / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"stage was 'quantizer', now 'decoder'.*give another --run-dir"):
+        run(tiny("decoder"), quantizer, CONSOLE)
+    assert (quantizer / "config.yaml").read_text() == kept
+
+
+def test_discriminators_cannot_come_or_go(folder: Path, quantizer: Path, decoder: Path):
+    """Their state is in the checkpoints. A stage without them does not mind how they are configured."""
+    with pytest.raises(ConfigError, match=r"loss\.adversarial was 1\.0, now 0\.0; loss\.matching was"):
+        changes_since(decoder, decoder_config(folder, quantizer, loss={"adversarial": 0.0, "matching": 0.0}))
+    with pytest.raises(ConfigError, match=r"discriminator\.width was 0\.01, now 0\.02"):
+        changes_since(decoder, decoder_config(folder, quantizer, discriminator={"width": 0.02}))
+    assert "discriminator.width" in changes_since(quantizer, tiny(discriminator={"width": 0.02}))
+
+
+def test_a_start_that_failed_is_no_run(folder: Path, quantizer: Path, tmp_path: Path):
+    """Whatever was wrong, the same folder takes the right command after it."""
+    data = {"train": [str(folder)]}
+    for wrong in (
+        {"model": {"codec": None, "checkpoint": str(tmp_path / "nowhere")}, "data": data},
+        {"model": {"codec": None, "checkpoint": str(quantizer / STARTED)}, "data": {"train": [str(tmp_path / "none")]}},
+    ):
+        with pytest.raises(FocalCodecError, match=r"nowhere|does not exist"):
+            run(tiny(**wrong), tmp_path / "run", CONSOLE)
+    run(tiny(data=data, steps=1), tmp_path / "run", CONSOLE)
+    assert measured(tmp_path / "run", "train")[0]["step"] == 1
+
+
+def test_losses_that_are_not_finite_stop_the_run(folder: Path, tmp_path: Path):
+    config = tiny(
+        data={"train": [str(folder)]},
+        optimizer={"learning_rate": 1e30, "patience": 2},
+        steps=20,
+        checkpoint={"every": 1},
+    )
+    with pytest.raises(TrainingError, match=r"stopped at step \d+: loss/\w+.* was NaN or infinite for 2 steps"):
+        run(config, tmp_path, CONSOLE)
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
+def test_too_many_unreadable_recordings_stop_the_run(folder: Path, tmp_path: Path):
+    source = recordings(tmp_path / "speech", count=8)
+    for number in range(4):
+        (source / f"broken-{number}.wav").write_bytes(b"RIFF")
+    config = tiny(data={"train": [str(source)], "max_bad_share": 0.1})
+    with pytest.raises(TrainingError, match=r"could not be read, more than data.max_bad_share 0.1.*such as broken-"):
+        run(config, tmp_path / "run", CONSOLE)
+    assert {line["id"] for line in measured(tmp_path / "run", "event")} <= {f"broken-{n}" for n in range(4)}
+
+
+# --- one step --------------------------------------------------------------------------------------------------
+
+
+def trainer(stage: str, **changes: Any) -> tuple[Trainer, Any]:
+    config = tiny(stage, **changes)
+    model = FocalCodec(codec_config(config.model))
+    return Trainer(config, model), initialize(model, jax.random.key(0))["params"]
+
+
+@pytest.mark.parametrize("stage", ["quantizer", "decoder", "end-to-end"])
+def test_losses_and_gradients_know_no_padding(stage: str):
+    """Longer padding, filled with noise, and rows that could not be read: nothing changes."""
+    trained, params = trainer(stage)
+    rng = np.random.default_rng(0)
+    lengths = np.array([3300, 6000, 4000, 0], np.int32)
+    sig = 0.1 * rng.normal(size=(4, 6400)).astype(np.float32)
+    crop = np.array([0.1, 0.9, 0.5, 0.3], np.float32)
+
+    def padded(length: int, value: float) -> Batch:
+        noise = value * rng.normal(size=(4, length)).astype(np.float32)
+        noise[:, :6400] = np.where(np.arange(6400) < lengths[:, None], sig, noise[:, :6400])
+        return Batch(*map(jnp.asarray, (noise, lengths, crop, lengths * 0)))
+
+    def step(params, batch):
+        return jax.value_and_grad(lambda p: trained.generate(None, p, batch), has_aux=True)(params)
+
+    trained.discriminators = None
+    compiled = jax.jit(step)
+    (loss, (noted, _, sums)), grads = compiled(params, padded(6400, 0.0))
+    (loss_again, (noted_again, _, sums_again)), grads_again = compiled(params, padded(8000, 1.0))
+    np.testing.assert_allclose(loss_again, loss, rtol=1e-5)
+    for name in noted:
+        np.testing.assert_allclose(noted_again[name], noted[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(sums_again.get("counts", 0), sums.get("counts", 0))
+    norm = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads))
+    for a, b in zip(jax.tree.leaves(grads_again), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * norm)
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch():
+    """Micro-batches count by what is real in them. The codebook's entropy, which is of a micro-batch, is left out."""
+    rng = np.random.default_rng(0)
+    sig = jnp.asarray(0.1 * rng.normal(size=(8, 3840)), jnp.float32)
+    lengths = jnp.array([3840, 3200, 0, 3840, 1600, 0, 0, 3840])
+    batch = Batch(sig, lengths, jnp.zeros(8), lengths * 0)
+    found = []
+    for accumulate in (1, 4):
+        one, params = trainer("quantizer", optimizer={"accumulate": accumulate}, loss={"entropy": 0.0})
+        trained, frozen = one.config.parted(params)
+        state, metrics = jax.jit(one.step)(one.init(trained, jax.random.key(0)), frozen, batch, jnp.float32(1e-3))
+        found.append((state["params"], metrics))
+    (params, metrics), (params_again, metrics_again) = found
+    for name in ("loss/total", "loss/feature", "generator/gradient_norm", "samples"):
+        np.testing.assert_allclose(metrics_again[name], metrics[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(metrics_again["counts"], metrics["counts"])
+    for a, b in zip(jax.tree.leaves(params_again), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_arithmetic_is_that_of_one_form_of_a_layer():
+    """However grouped convolutions are computed."""
+    rng = np.random.default_rng(0)
+    batch = Batch(jnp.asarray(rng.normal(size=(2, 3840)), jnp.float32), jnp.full(2, 3840), jnp.zeros(2), jnp.zeros(2))
+    found = []
+    for tensor in (1, 2):
+        one, params = trainer("decoder", mesh={"tensor": tensor}, discriminator={"width": 0.0625})
+        trained, frozen = one.config.parted(params)
+        found.append(flops.of_step(one, jax.eval_shape(one.init, trained, jax.random.key(0)), frozen, batch))
+    assert found[0] == found[1] > 1e6
+
+
+def test_stages_refuse_codecs_they_cannot_train():
+    wide = {"preset": "focalcodec_50hz_4k_causal", "codec": None}
+    with pytest.raises(ConfigError, match="this codec decodes to 24000 Hz"):
+        trainer("decoder", model=wide)
+
+
+def test_dry_run_says_what_a_run_would_be():
+    result = CliRunner().invoke(app, ["train", "run", "smoke", "--dry-run", "optimizer.learning_rate=3e-4"])
+    assert result.exit_code == 0, result.output
+    for part in ("learning_rate: 0.0003", "mesh: data 1", "trained: decoder", "per device", "TFLOP"):
+        assert part in result.output
+    with pytest.raises(ConfigError, match=r"does not fit 1 device"):
+        sharding.make_mesh(tiny(mesh={"fsdp": 3}).mesh, 8, jax.devices()[:1])
