@@ -48,8 +48,8 @@ def import_checkpoint(
 
     Args:
         source: a folder, a weight file, or a hub name.
-        preset: published model whose structure to use. For a WavLM, it describes the parts around the encoder, by default
-            those of `focalcodec_50hz`. It is required for a FocalCodec weight file without `config.json`.
+        preset: published model whose structure to use. For a WavLM, it describes the parts around the encoder; the
+            default is `focalcodec_50hz`. It is required for a FocalCodec weight file without `config.json`.
         layers: number of transformer layers of a WavLM to keep.
         seed: seed of the parts around a WavLM, which are randomly initialized.
 
@@ -72,9 +72,7 @@ def import_checkpoint(
     tensors = read_tensors(path)
     renamed, dropped = official.to_v002(tensors)
     params = mapping.translate(mapping.OFFICIAL, renamed, parameter_shapes(config))
-    return ImportedCheckpoint(
-        FocalCodec(config), _variables(params), f"FocalCodec {official.layout(tensors)}", dropped
-    )
+    return ImportedCheckpoint(FocalCodec(config), _variables(params), f"FocalCodec {official.layout(tensors)}", dropped)
 
 
 def locate(source: str) -> Path:
@@ -120,9 +118,7 @@ def _read_wavlm(path: Path) -> wavlm.WavLMCheckpoint | None:
     return None
 
 
-def _around_wavlm(
-    checkpoint: wavlm.WavLMCheckpoint, preset: str | None, layers: int, seed: int
-) -> ImportedCheckpoint:
+def _around_wavlm(checkpoint: wavlm.WavLMCheckpoint, preset: str | None, layers: int, seed: int) -> ImportedCheckpoint:
     """Build a codec of the preset around a WavLM. The other parts take their feature dimension from the WavLM."""
     base, dim = CodecConfig.preset(preset or DEFAULT_PRESET), checkpoint.sizes["dim"]
     config = replace(

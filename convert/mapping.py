@@ -1,7 +1,7 @@
 """Renaming and transposing tensors by rules, and the rules between official checkpoints and our parameters.
 
-This module uses NumPy only. Rules are data, and the same rules serve import and export. `translate` is strict: one error
-lists all tensors that do not match.
+This module uses NumPy only. Rules are data, and the same rules serve import and export. `translate` is strict, and
+reports all tensors that do not match in one error.
 """
 
 import re

@@ -118,9 +118,7 @@ def from_microsoft(content: Mapping[str, Any], path: Path) -> WavLMCheckpoint:
     return WavLMCheckpoint("WavLM (Microsoft)", MICROSOFT, sizes, to_numpy(content["model"], path))
 
 
-def encoder_tensors(
-    checkpoint: WavLMCheckpoint, num_layers: int
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+def encoder_tensors(checkpoint: WavLMCheckpoint, num_layers: int) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Rename the tensors of the first `num_layers` layers.
 
     Returns:

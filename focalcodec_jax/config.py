@@ -1,7 +1,7 @@
 """Configuration of a codec: one frozen dataclass for each part, and `CodecConfig`, which combines them.
 
-Fields have the names of the published `config.json`. Every configuration is validated when it is created. It is hashable,
-and can therefore be a static argument of `jax.jit`.
+Fields have the names of the published `config.json`. Every configuration is validated when it is created. It is
+hashable, and can therefore be a static argument of `jax.jit`.
 """
 
 import json

@@ -25,8 +25,7 @@ AudioFiles = Annotated[
     list[Path],
     typer.Argument(
         metavar="IN...",
-        help="Audio files or folders. WAV, FLAC, MP3, OGG and other formats are read, with any sample rate and number of "
-        "channels.",
+        help="Audio files (WAV, FLAC, MP3, OGG and others, with any sample rate and number of channels) or folders.",
     ),
 ]
 
@@ -60,7 +59,8 @@ def encode(
 
 def decode(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="TOKENS...", help="Token files (.npy, .npz or .json), or folders of .npy files.")
+        list[Path],
+        typer.Argument(metavar="TOKENS...", help="Token files (.npy, .npz or .json), or folders of .npy files."),
     ],
     output: Annotated[
         Path,
@@ -203,7 +203,9 @@ def _audio_files(inputs: list[Path]) -> list[Path]:
 def _distinct(names: list[str], what: str) -> list[str]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise FocalCodecError(f"{what} are stored by file name, and some names occur more than once: {', '.join(twice)}")
+        raise FocalCodecError(
+            f"{what} are stored by file name, and some names occur more than once: {', '.join(twice)}"
+        )
     return names
 
 

@@ -24,8 +24,8 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A FocalCodec (v0.0.1 or v0.0.2) or a WavLM-large (transformers or Microsoft layout), given as a folder, "
-            "a weight file, or a hub name such as microsoft/wavlm-large."
+            help="A FocalCodec (v0.0.1 or v0.0.2) or a WavLM-large (transformers or Microsoft layout), given as a "
+            "folder, a weight file, or a hub name such as microsoft/wavlm-large."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the codec to.")],
@@ -66,9 +66,7 @@ def verify_(
 ) -> None:
     """Compare two checkpoints stage by stage. Exit code 1 when they differ."""
     report = verify(first, second, audio.read(audio_file or SAMPLE_RECORDING), live=live)
-    table = Table(
-        title=f"{first} and {second}{' (PyTorch)' if live else ''}", caption="largest error / largest value"
-    )
+    table = Table(title=f"{first} and {second}{' (PyTorch)' if live else ''}", caption="largest error / largest value")
     for column in ("stage", "shape", "given A's input", "end to end"):
         table.add_column(column)
     for parity in report.stages:

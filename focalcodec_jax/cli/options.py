@@ -39,7 +39,8 @@ DistributedOption = Annotated[
 CoordinatorOption = Annotated[
     str | None,
     typer.Option(
-        envvar="JAX_COORDINATOR_ADDRESS", help="HOST:PORT of the first process, for several processes without a cluster."
+        envvar="JAX_COORDINATOR_ADDRESS",
+        help="HOST:PORT of the first process, for several processes without a cluster.",
     ),
 ]
 NumProcessesOption = Annotated[

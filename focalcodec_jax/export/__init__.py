@@ -9,6 +9,4 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportReport", "stablehlo", "write_programs"]
 
-__getattr__ = lazy_names(
-    __name__, {"ExportReport": "programs", "stablehlo": "programs", "write_programs": "programs"}
-)
+__getattr__ = lazy_names(__name__, {"ExportReport": "programs", "stablehlo": "programs", "write_programs": "programs"})

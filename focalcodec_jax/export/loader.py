@@ -143,7 +143,7 @@ class _Program:
             exported = export.deserialize(bytearray((folder / f"{name}.stablehlo").read_bytes()))
         except Exception as error:  # jax documents no error class for unreadable programs
             raise ServingError(
-                f"{folder} was written by jax {about['jax']}; the installed jax {jax.__version__} cannot read it: {error}"
+                f"{folder} was written by jax {about['jax']}; jax {jax.__version__} cannot read it: {error}"
             ) from error
         with np.load(folder / f"{name}.npz", allow_pickle=False) as archive:
             self._params = jax.device_put(dict(archive), device)

@@ -129,8 +129,8 @@ def grouped_conv(
 ) -> Float[Array, "batch frames_out dim_out"]:
     """Grouped convolution as `groups` dense convolutions, which XLA runs faster than its grouped form.
 
-    XLA's grouped form is also unsafe under sharding. With jax 0.10.2 the gradient of its kernel is doubled when the batch
-    is sharded over one axis of a mesh and replicated over another.
+    XLA's grouped form is also unsafe under sharding. With jax 0.10.2 the gradient of its kernel is doubled when the
+    batch is sharded over one axis of a mesh and replicated over another.
     """
     pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
     return jnp.concatenate([plain_conv(part, weights, stride) for part, weights in pairs], axis=-1)

@@ -36,8 +36,8 @@ def stft_magnitude(
 def overlap_add(frames: Float[Array, "*batch frames n_fft"], hop_length: int) -> Float[Array, "*batch samples"]:
     """Sum overlapping frames that start `hop_length` samples apart.
 
-    Each frame is cut into pieces of `hop_length` samples, and all first pieces, all second pieces and so on are added as
-    whole arrays. A scatter would be slower to compile, because XLA spends seconds folding its indices into constants.
+    Each frame is cut into pieces of `hop_length` samples. The pieces with the same index are shifted and added as one
+    array. A scatter would be slower to compile, because XLA spends seconds folding its indices into constants.
 
     Returns:
         (..., (frames − 1) · hop_length + n_fft) samples.
