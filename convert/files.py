@@ -1,4 +1,4 @@
-"""Reading weight files as numpy arrays."""
+"""Reading weight files as NumPy arrays."""
 
 import pickle
 import struct
@@ -12,65 +12,68 @@ from safetensors.numpy import load_file
 from focalcodec_jax.errors import CheckpointError
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin", "model.pt")
-"""What a checkpoint folder's weights may be called, in the order they are looked for."""
+"""Names of weight files in a checkpoint folder, in the order of preference."""
 
 
 def find_weights(folder: Path) -> Path:
-    """The weight file of a checkpoint folder.
+    """Find the weight file of a checkpoint folder.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: The folder has no weight file.
     """
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"{folder} holds no weights; a checkpoint folder has one of {', '.join(WEIGHT_NAMES)}")
+    raise CheckpointError(f"{folder} contains no weights; a checkpoint folder has one of {', '.join(WEIGHT_NAMES)}")
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Tensors of a `.safetensors` file, or of a pickled one (`.bin`, `.pt`) that holds nothing else.
+    """Read the tensors of a `.safetensors` file, or of a pickled file (`.bin`, `.pt`) that contains only tensors.
 
     Raises:
-        CheckpointError: truncated, or not such a file.
+        CheckpointError: The file is truncated, or of another kind.
     """
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (SafetensorError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path} is truncated or not safetensors ({error}); fetch it again") from error
-    content = read_pickled(path)
-    return to_numpy(content, path)
+            raise CheckpointError(f"{path} is truncated or not safetensors ({error}); download it again") from error
+    return to_numpy(read_pickled(path), path)
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote, read with `weights_only=True`, so that nothing in the file is run.
+    """Read a file of `torch.save` with `weights_only=True`, which runs no code in the file.
 
     Raises:
-        CheckpointError: torch is not installed, or the file is truncated or holds more than weights.
+        CheckpointError: torch is not installed, or the file is truncated or contains more than weights.
     """
     try:
         import torch
     except ImportError as error:
-        raise CheckpointError(f"{path} is a pickled file, which needs torch: pip install torch") from error
+        raise CheckpointError(f"{path} is a pickled file, and reading it needs torch: pip install torch") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, struct.error, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or holds more than weights ({reason})") from error
+        raise CheckpointError(f"{path} is truncated or contains more than weights ({reason})") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}, not a dictionary of tensors")
     return content
 
 
 def to_numpy(tensors: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
-    """Torch tensors as arrays.
+    """Convert torch tensors to arrays; floating-point tensors become float32.
+
+    Args:
+        tensors: tensors by name.
+        path: their file, for messages.
 
     Raises:
-        CheckpointError: an entry is not a tensor.
+        CheckpointError: An entry is not a tensor.
     """
     wrong = [name for name, tensor in tensors.items() if not hasattr(tensor, "numpy")]
     if wrong:
-        raise CheckpointError(f"{path} holds entries that are not tensors: {', '.join(map(str, wrong))}")
+        raise CheckpointError(f"{path} contains entries that are not tensors: {', '.join(map(str, wrong))}")
     return {
         name: tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
         for name, tensor in tensors.items()

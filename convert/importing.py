@@ -1,4 +1,4 @@
-"""Import a checkpoint of any known layout as a codec."""
+"""Importing PyTorch checkpoints of FocalCodec and WavLM as a codec."""
 
 import json
 from collections.abc import Mapping
@@ -16,69 +16,70 @@ from focalcodec_jax.nn.codec import FocalCodec, initialize
 from focalcodec_jax.pretrained import Variables, fetch, parameter_shapes
 
 from . import mapping, official, wavlm
-from .files import WEIGHT_NAMES, find_weights, read_pickled, read_tensors, to_numpy
+from .files import WEIGHT_NAMES, find_weights, read_pickled, read_tensors
 
 DEFAULT_PRESET = "focalcodec_50hz"
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A codec and where it came from."""
+class ImportedCheckpoint:
+    """A codec made from a checkpoint.
+
+    Attributes:
+        model, variables: the Flax module and its variables.
+        layout: name of the layout of the checkpoint.
+        dropped: names of unused tensors, by the reason.
+        fresh: parts that the checkpoint does not contain, and which are randomly initialized.
+    """
 
     model: FocalCodec
     variables: Variables
     layout: str
     dropped: Mapping[str, list[str]]
-    """Tensors left out, by the reason why."""
     fresh: tuple[str, ...] = ()
-    """Parts that the source does not hold and that were freshly initialised."""
 
 
-def import_checkpoint(source: str, *, preset: str | None = None, layers: int = 6, seed: int = 0) -> Imported:
-    """Read a checkpoint of a known layout.
+def import_checkpoint(
+    source: str | Path, *, preset: str | None = None, layers: int = 6, seed: int = 0
+) -> ImportedCheckpoint:
+    """Import a checkpoint of PyTorch.
+
+    Supported layouts are FocalCodec v0.0.1 and v0.0.2, and WavLM-large as published by transformers and by Microsoft.
 
     Args:
-        source: a folder, a weight file, or a hub name. Known are FocalCodec v0.0.1 and v0.0.2, and WavLM-large as
-            transformers and as Microsoft keep it.
-        preset: for WavLM, the codec to build around it; for a FocalCodec file without a config.json, what it is.
-        layers: for WavLM, how many transformer layers to keep.
-        seed: for WavLM, of the parts freshly initialised.
+        source: a folder, a weight file, or a hub name.
+        preset: published model whose structure to use. For a WavLM, it describes the parts around the encoder; the
+            default is `focalcodec_50hz`. It is required for a FocalCodec weight file without `config.json`.
+        layers: number of transformer layers of a WavLM to keep.
+        seed: seed of the parts around a WavLM, which are randomly initialized.
 
     Raises:
-        CheckpointError: not found, of no known layout, or lists every tensor that does not fit.
+        CheckpointError: The checkpoint is missing, has an unknown layout, or its tensors do not match the model.
+        ConfigError: The configuration or the preset is invalid.
     """
-    path = locate(source)
-    if path.suffix in (".pt", ".bin") and path.name not in WEIGHT_NAMES:
-        content = read_pickled(path)
-        if {"cfg", "model"} <= content.keys():
-            sizes = wavlm.microsoft_sizes(content["cfg"], path)
-            tensors = to_numpy(content["model"], path)
-            return _around_wavlm(tensors, wavlm.MICROSOFT, sizes, "WavLM (Microsoft)", (preset, layers, seed))
+    path = locate(str(source))
+    if wavlm_checkpoint := _read_wavlm(path):
+        return _around_wavlm(wavlm_checkpoint, preset, layers, seed)
     config_path = path.parent / "config.json"
-    if config_path.is_file() and "model_type" in (described := _json(config_path)):
-        sizes = wavlm.hugging_face_sizes(described, config_path)
-        tensors = read_tensors(path)
-        return _around_wavlm(tensors, wavlm.HUGGING_FACE, sizes, "WavLM (Hugging Face)", (preset, layers, seed))
     if config_path.is_file():
         if preset is not None:
-            raise CheckpointError(f"{config_path} says what the codec is; leave --preset out")
+            raise CheckpointError(f"{config_path} describes the codec already; give no preset", parameter="preset")
         config = CodecConfig.from_json(config_path)
     elif preset is not None:
         config = CodecConfig.preset(preset)
     else:
-        raise CheckpointError(f"{path} has no config.json beside it; name the model with --preset")
+        raise CheckpointError(f"{path} has no config.json beside it; give a preset", parameter="preset")
     tensors = read_tensors(path)
-    layout = f"FocalCodec {official.layout(tensors)}"
     renamed, dropped = official.to_v002(tensors)
     params = mapping.translate(mapping.OFFICIAL, renamed, parameter_shapes(config))
-    return Imported(FocalCodec(config), _variables(params), layout, dropped)
+    return ImportedCheckpoint(FocalCodec(config), _variables(params), f"FocalCodec {official.layout(tensors)}", dropped)
 
 
 def locate(source: str) -> Path:
-    """The weight file that a folder, a file or a hub name stands for.
+    """Find the weight file of a folder, a file name or a hub name.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: There is no weight file.
     """
     path = Path(source)
     if path.is_dir():
@@ -105,29 +106,35 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _around_wavlm(
-    tensors: mapping.Tensors,
-    rules: tuple[mapping.Rule, ...],
-    sizes: Mapping[str, Any],
-    layout: str,
-    options: tuple[str | None, int, int],
-) -> Imported:
-    """A codec of the preset with this encoder; its other parts take their width from the encoder."""
-    preset, layers, seed = options
-    base = CodecConfig.preset(preset or DEFAULT_PRESET)
+def _read_wavlm(path: Path) -> wavlm.WavLMCheckpoint | None:
+    """Read a WavLM checkpoint; None if the weight file is of another model."""
+    if path.suffix in (".pt", ".bin") and path.name not in WEIGHT_NAMES:
+        content = read_pickled(path)
+        if {"cfg", "model"} <= content.keys():
+            return wavlm.from_microsoft(content, path)
+    config_path = path.parent / "config.json"
+    if config_path.is_file() and "model_type" in (config := _json(config_path)):
+        return wavlm.from_hugging_face(config, read_tensors(path), config_path)
+    return None
+
+
+def _around_wavlm(checkpoint: wavlm.WavLMCheckpoint, preset: str | None, layers: int, seed: int) -> ImportedCheckpoint:
+    """Build a codec of the preset around a WavLM. The other parts take their feature dimension from the WavLM."""
+    base, dim = CodecConfig.preset(preset or DEFAULT_PRESET), checkpoint.sizes["dim"]
     config = replace(
         base,
-        encoder=replace(base.encoder, num_layers=layers, **sizes),
-        compressor=replace(base.compressor, input_dim=sizes["dim"]),
-        decompressor=replace(base.decompressor, output_dim=sizes["dim"]),
-        decoder=replace(base.decoder, input_dim=sizes["dim"]),
+        encoder=replace(base.encoder, num_layers=layers, **checkpoint.sizes),
+        compressor=replace(base.compressor, input_dim=dim),
+        decompressor=replace(base.decompressor, output_dim=dim),
+        decoder=replace(base.decoder, input_dim=dim),
     )
-    renamed, dropped = wavlm.encoder_tensors(tensors, rules, layers)
+    renamed, dropped = wavlm.encoder_tensors(checkpoint, layers)
     shapes = {name: shape for name, shape in parameter_shapes(config).items() if name.startswith("encoder/")}
     encoder = mapping.translate(mapping.OFFICIAL, renamed, shapes)
     model = FocalCodec(config)
     fresh = flatten_dict(initialize(model, jax.random.key(seed))["params"], sep="/")
-    return Imported(model, _variables(fresh | encoder), layout, dropped, ("compressor", "decompressor", "decoder"))
+    parts = ("compressor", "decompressor", "decoder")
+    return ImportedCheckpoint(model, _variables(fresh | encoder), checkpoint.layout, dropped, parts)
 
 
 def _variables(params: Mapping[str, Any]) -> Variables:

@@ -1,7 +1,7 @@
-"""The table: which tensor of an official checkpoint is which parameter of ours, and how it is turned.
+"""Renaming and transposing tensors by rules, and the rules between official checkpoints and our parameters.
 
-Numpy in, numpy out; nothing here imports a model. A rule is data, one table serves both directions, and
-`translate` is strict: whatever does not fit is listed in one error.
+This module uses NumPy only. Rules are data, and the same rules serve import and export. `translate` is strict, and
+reports all tensors that do not match in one error.
 """
 
 import re
@@ -18,7 +18,7 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Transform:
-    """A change of layout that loses no bit; `inverse` is None for the few that only import."""
+    """A lossless change of layout. `inverse` is None for transforms that are used on import only."""
 
     name: str
     forward: Callable[..., np.ndarray]
@@ -31,36 +31,42 @@ CONV = Transform("conv (out, in, k) → (k, in, out)", lambda a: a.transpose(2, 
 SPREAD = Transform("conv-T (in, out, k) → (k, in, out)", lambda a: a.transpose(2, 0, 1), lambda a: a.transpose(1, 2, 0))
 POINTWISE = Transform("conv (out, in, 1) → (in, out)", lambda a: a.squeeze(2).T, lambda a: a.T[:, :, None])
 COLUMN = Transform("(dim, 1) → (dim)", lambda a: a.squeeze(1), lambda a: a[:, None])
+JOIN = Transform("q, k, v → qkv", lambda *parts: np.concatenate(parts, axis=0), None)
 HEADS = Transform("(1, heads, 1, 1) → (heads)", lambda a: a.squeeze((0, 2, 3)), lambda a: a[None, :, None, None])
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`sources` together become `target`. In names, {i} and {j} stand for a number, {rest} for anything."""
+    """Combines the tensors `sources` into the tensor `target`.
+
+    In names, {i} and {j} match a number, and {rest} matches any text.
+    """
 
     sources: tuple[str, ...]
     target: str
     transform: Transform = KEEP
 
     def inverted(self) -> "Rule":
+        """The rule in the other direction."""
         if self.transform.inverse is None or len(self.sources) != 1:
             raise ValueError(f"the rule for {self.target} cannot be inverted")
-        turned = Transform(self.transform.name, self.transform.inverse, self.transform.forward)
-        return Rule((self.target,), self.sources[0], turned)
+        inverse = Transform(self.transform.name, self.transform.inverse, self.transform.forward)
+        return Rule((self.target,), self.sources[0], inverse)
 
 
 def flax_path(name: str) -> str:
-    """Module path of an official name: `layers.3` is the submodule `layers_3`."""
+    """Parameter path of an official name. For example, `layers.3` becomes the submodule `layers_3`."""
     return re.sub(r"\.(\{\w+\})", r"_\1", name).replace(".", "/")
 
 
 def affine(source: str, transform: Transform = LINEAR, target: str | None = None) -> tuple[Rule, ...]:
+    """Rules for the weight and bias of a linear layer or a convolution."""
     path = target or flax_path(source)
     return Rule((f"{source}.weight",), f"{path}/kernel", transform), Rule((f"{source}.bias",), f"{path}/bias")
 
 
 def norm(source: str) -> tuple[Rule, ...]:
-    """LayerNorm, or the causal models' DynamicTanh."""
+    """Rules for LayerNorm, and for the DynamicTanh of the causal models."""
     path = flax_path(source)
     return (
         Rule((f"{source}.weight",), f"{path}/scale"),
@@ -70,7 +76,16 @@ def norm(source: str) -> tuple[Rule, ...]:
 
 
 def value(source: str, transform: Transform = KEEP, target: str | None = None) -> tuple[Rule, ...]:
+    """Rule for a single tensor."""
     return (Rule((source,), target or flax_path(source), transform),)
+
+
+def joined_attention(source: str, target: str) -> tuple[Rule, ...]:
+    """Rules that join the separate projections q, k and v of an attention layer into one."""
+    return tuple(
+        Rule(tuple(f"{source}.{part}_proj.{kind}" for part in "qkv"), f"{target}.qkv_proj.{kind}", JOIN)
+        for kind in ("weight", "bias")
+    )
 
 
 def _focal_block(block: str) -> tuple[Rule, ...]:
@@ -131,30 +146,35 @@ OFFICIAL: tuple[Rule, ...] = (
     *norm("decoder.backbone.output_norm"),
     *affine("decoder.head.proj"),
 )
-"""Official v0.0.2 names ↔ parameter paths."""
+"""Rules from official v0.0.2 names to parameter paths."""
 
 TO_OFFICIAL: tuple[Rule, ...] = tuple(rule.inverted() for rule in OFFICIAL)
+"""Rules from parameter paths to official v0.0.2 names."""
 
-
-_HOLES = {"i": r"(?P<i>\d+)", "j": r"(?P<j>\d+)", "rest": r"(?P<rest>.+)"}
+_PLACEHOLDERS = {"i": r"(?P<i>\d+)", "j": r"(?P<j>\d+)", "rest": r"(?P<rest>.+)"}
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """A rule's name as a regular expression."""
+    """Convert a name of a rule to a regular expression."""
     parts = re.split(r"\{(\w+)\}", name)
-    return re.compile("".join(_HOLES[p] if odd % 2 else re.escape(p) for odd, p in enumerate(parts)))
+    return re.compile("".join(_PLACEHOLDERS[p] if odd % 2 else re.escape(p) for odd, p in enumerate(parts)))
 
 
 @dataclass
 class _Claim:
-    """What a rule has gathered so far for one target."""
+    """The source names that a rule has matched for one target."""
 
     rule: Rule
     found: dict[int, str]
+    """Names by their position in `rule.sources`."""
 
 
 def _match(rules: Iterable[Rule], names: Iterable[str]) -> tuple[dict[str, list[_Claim]], list[str], list[str]]:
-    """Claims by target, unmapped names, doubled names. The first rule that fits a name takes it."""
+    """Match each name with the first rule that fits.
+
+    Returns:
+        Claims by target, names without a rule, and descriptions of names that map to the same source.
+    """
     compiled = [(rule, slot, pattern(source)) for rule in rules for slot, source in enumerate(rule.sources)]
     claims: dict[str, list[_Claim]] = defaultdict(list)
     unmapped, doubled = [], []
@@ -176,7 +196,7 @@ def _match(rules: Iterable[Rule], names: Iterable[str]) -> tuple[dict[str, list[
 
 
 def _source_name(rules: Iterable[Rule], target: str) -> str:
-    """What a missing target is called in the source's own layout."""
+    """Name of a missing target in the source layout."""
     for rule in rules:
         if match := pattern(rule.target).fullmatch(target):
             return " + ".join(source.format(**match.groupdict()) for source in rule.sources)
@@ -186,15 +206,18 @@ def _source_name(rules: Iterable[Rule], target: str) -> str:
 def translate(
     rules: Iterable[Rule], tensors: Tensors, expected: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, np.ndarray]:
-    """Rename and turn every tensor by the first rule that fits its name.
+    """Rename and transform each tensor by the first rule that fits its name.
 
     Args:
-        rules: ordered rules.
-        tensors: source names to arrays.
-        expected: every target's shape, where they are known; else no target counts as missing or wrongly shaped.
+        rules: rules in order of priority.
+        tensors: arrays by source name.
+        expected: shapes of all targets. Without them, missing and wrongly shaped targets are not detected.
+
+    Returns:
+        Arrays by target name.
 
     Raises:
-        CheckpointError: lists every unmapped, missing, doubled and wrongly shaped tensor.
+        CheckpointError: Tensors are unmapped, missing, doubled or wrongly shaped. The message lists all of them.
     """
     rules = tuple(rules)
     claims, unmapped, doubled = _match(rules, tensors)
@@ -216,7 +239,7 @@ def translate(
             result[target] = claim.rule.transform.forward(*arrays)
         except (ValueError, IndexError):
             shapes = ", ".join(str(array.shape) for array in arrays)
-            misshapen.append(f"{' + '.join(sources)} is {shapes}, not fit for {claim.rule.transform.name}")
+            misshapen.append(f"{' + '.join(sources)} is {shapes}, which does not match {claim.rule.transform.name}")
             continue
         if expected is None:
             continue
@@ -230,5 +253,25 @@ def translate(
     problems = {"unmapped": unmapped, "missing": missing, "doubled": doubled, "wrongly shaped": misshapen}
     if any(problems.values()):
         lines = [f"{kind} ({len(names)}): {', '.join(sorted(names))}" for kind, names in problems.items() if names]
-        raise CheckpointError("the tensors do not fit the model; " + "; ".join(lines))
+        raise CheckpointError("the tensors do not match the model; " + "; ".join(lines))
     return result
+
+
+def drop(tensors: Tensors, unused: Mapping[str, str]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Remove the tensors that a model does not use.
+
+    Args:
+        tensors: arrays by name.
+        unused: regular expressions of the names to remove, by the reason.
+
+    Returns:
+        The remaining tensors, and the names of the removed ones by the reason.
+    """
+    kept, dropped = {}, {}
+    for name, tensor in tensors.items():
+        reason = next((why for why, names in unused.items() if re.fullmatch(names, name)), None)
+        if reason is None:
+            kept[name] = tensor
+        else:
+            dropped.setdefault(reason, []).append(name)
+    return kept, dropped

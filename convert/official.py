@@ -1,64 +1,43 @@
-"""Layouts of the published FocalCodec checkpoints. v0.0.2 is the layout we keep; v0.0.1 is renamed into it."""
+"""Layouts of the published FocalCodec checkpoints. Layout v0.0.1 is renamed to v0.0.2, which this package uses."""
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
 
-from .mapping import Rule, Tensors, Transform, translate
-
-JOIN = Transform("q, k, v → qkv", lambda *parts: np.concatenate(parts, axis=0), None)
+from .mapping import Rule, Tensors, drop, joined_attention, translate
 
 UNUSED: Mapping[str, str] = {
     "final norm of WavLM, which FocalCodec does not apply": r"encoder\.encoder\.norm\.(weight|bias)",
     "bit weights of the quantizer, a constant": r"quantizer\.mask",
 }
-"""Tensors that v0.0.1 files carry and the model never uses: why, and their names."""
+"""Tensors of v0.0.1 files that the model does not use: regular expressions by the reason."""
 
 _ATTENTION = "encoder.encoder.layers.{i}.attention"
 
-
-def joined(prefix: str, target: str) -> tuple[Rule, ...]:
-    """Three projections into one."""
-    return tuple(
-        Rule(tuple(f"{prefix}.{part}_proj.{kind}" for part in "qkv"), f"{target}.qkv_proj.{kind}", JOIN)
-        for kind in ("weight", "bias")
-    )
-
-
 V001: tuple[Rule, ...] = (
-    *joined(_ATTENTION, _ATTENTION),
+    *joined_attention(_ATTENTION, _ATTENTION),
     Rule(("compressor.layers.{i}.0.{rest}",), "compressor.layers.{i}.downscale.{rest}"),
     Rule(("compressor.layers.{i}.1.{rest}",), "compressor.layers.{i}.focal_block.{rest}"),
     Rule(("decompressor.layers.{i}.0.{rest}",), "decompressor.layers.{i}.focal_block.{rest}"),
     Rule(("decompressor.layers.{i}.1.{rest}",), "decompressor.layers.{i}.upscale.{rest}"),
     Rule(("{rest}",), "{rest}"),
 )
-"""v0.0.1 names → v0.0.2 names; what neither touches keeps its name."""
+"""Rules from v0.0.1 names to v0.0.2 names. Other tensors keep their names."""
 
 
 def layout(tensors: Tensors) -> str:
-    """`v0.0.1` or `v0.0.2`, by whether attention keeps its three projections apart."""
+    """`v0.0.1`, whose attention layers have three separate projections, or `v0.0.2`."""
     return "v0.0.1" if any(".attention.q_proj." in name for name in tensors) else "v0.0.2"
 
 
-def drop(tensors: Tensors, unused: Mapping[str, str]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Split off the tensors that `unused` names; returns what is kept, and what went by which rule."""
-    kept, dropped = {}, {}
-    for name, tensor in tensors.items():
-        reason = next((why for why, names in unused.items() if re.fullmatch(names, name)), None)
-        if reason is None:
-            kept[name] = tensor
-        else:
-            dropped.setdefault(reason, []).append(name)
-    return kept, dropped
-
-
 def to_v002(tensors: Tensors) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Either published layout → v0.0.2, and what was dropped by which rule.
+    """Convert a published layout to v0.0.2.
+
+    Returns:
+        Tensors by their v0.0.2 names, and the names of unused tensors by the reason.
 
     Raises:
-        CheckpointError: a projection of q, k, v is missing, or a tensor is there twice.
+        CheckpointError: One of the projections q, k and v is missing, or two tensors have the same v0.0.2 name.
     """
     kept, dropped = drop(tensors, UNUSED)
     return (translate(V001, kept) if layout(kept) == "v0.0.1" else kept), dropped

@@ -1,4 +1,4 @@
-"""Do two checkpoints compute the same? Stage by stage, each stage fed with the first one's input to it."""
+"""Numerical comparison of two checkpoints, stage by stage."""
 
 import tempfile
 from collections.abc import Callable
@@ -22,48 +22,65 @@ STAGES = (
     ("decoder", "feats_to_sig"),
 )
 TOLERANCE = 1e-4
+"""Maximum error of a stage that counts as agreement."""
 NEAR_ZERO = 1e-5
-"""A latent this close to zero may fall on either side of it."""
+"""Rounding errors can change the sign of a latent value with a magnitude below this."""
 
 Step = Callable[[str, np.ndarray], np.ndarray]
+"""Runs a method of a codec on an array."""
 
 
 @dataclass(frozen=True)
-class StageError:
-    """How far apart two codecs are after one stage: the largest difference over the largest value of the first."""
+class StageParity:
+    """Errors of one stage. An error is the largest difference divided by the largest value of the reference.
+
+    Attributes:
+        stage: name of the stage.
+        shape: shape of its output.
+        given_reference_input: error when both codecs receive the input of the reference.
+        end_to_end: error when each codec receives the output of its own previous stage.
+    """
 
     stage: str
     shape: tuple[int, ...]
-    alone: float
-    """Both fed with what the first codec feeds this stage."""
-    along: float
-    """Each fed with what its own previous stage gave."""
+    given_reference_input: float
+    end_to_end: float
 
 
 @dataclass(frozen=True)
-class Report:
-    stages: tuple[StageError, ...]
+class ParityReport:
+    """Comparison of two checkpoints.
+
+    Attributes:
+        stages: errors of each stage.
+        tokens: number of tokens.
+        differing: number of tokens that differ.
+        near_zero: number of differing tokens with a latent value within `NEAR_ZERO` of zero.
+    """
+
+    stages: tuple[StageParity, ...]
     tokens: int
     differing: int
     near_zero: int
-    """Of the differing tokens, those that a latent within 1e-5 of zero explains."""
 
     @property
     def agree(self) -> bool:
-        close = all(error.alone <= TOLERANCE for error in self.stages if error.stage != "quantizer")
+        """Whether all stages agree within `TOLERANCE`, and all tokens except those with a latent value near zero."""
+        close = all(stage.given_reference_input <= TOLERANCE for stage in self.stages if stage.stage != "quantizer")
         return close and self.differing == self.near_zero
 
 
-def verify(first: str, second: str, sig: np.ndarray, *, live: bool = False) -> Report:
+def verify(first: str | Path, second: str | Path, sig: np.ndarray, *, live: bool = False) -> ParityReport:
     """Compare two checkpoints on a recording.
 
     Args:
-        first, second: names or folders, as `load_pretrained` takes them.
-        sig: (samples,) at 16 kHz.
-        live: run the second one in the PyTorch original (package `focalcodec`) in place of this package.
+        first: the reference, a name or folder as for `load_pretrained`.
+        second: the checkpoint to compare, a name or folder as for `load_pretrained`.
+        sig: (samples,) audio at 16 kHz.
+        live: run the second checkpoint in the PyTorch original (package `focalcodec`).
 
     Raises:
-        CheckpointError: one cannot be loaded, or the two are not of one architecture.
+        CheckpointError: A checkpoint cannot be loaded, or the two have different architectures.
     """
     config, step_a = ours(first)
     other, step_b = original(second) if live else ours(second)
@@ -78,45 +95,53 @@ def verify(first: str, second: str, sig: np.ndarray, *, live: bool = False) -> R
     return compare(step_a, step_b, sig)
 
 
-def compare(step_a: Step, step_b: Step, sig: np.ndarray) -> Report:
-    """Run both through every stage."""
+def compare(step_a: Step, step_b: Step, sig: np.ndarray) -> ParityReport:
+    """Run every stage of both codecs."""
     a = b = sig[None]
     stages = []
     toks_a = toks_b = lats = np.empty(0)
     for stage, method in STAGES:
-        alone = step_b(method, a)
+        given_reference = step_b(method, a)
         a, b = step_a(method, a), step_b(method, b)
-        stages.append(StageError(stage, a.shape, _error(a, alone), _error(a, b)))
+        stages.append(StageParity(stage, a.shape, _error(a, given_reference), _error(a, b)))
         if stage == "compressor":
             lats, toks_a, toks_b = a, step_a("lats_to_toks", a), step_b("lats_to_toks", b)
     differ = toks_a != toks_b
-    unsure = (np.abs(lats) < NEAR_ZERO).any(axis=-1)
-    return Report(tuple(stages), toks_a.size, int(differ.sum()), int((differ & unsure).sum()))
+    near_zero = (np.abs(lats) < NEAR_ZERO).any(axis=-1)
+    return ParityReport(tuple(stages), toks_a.size, int(differ.sum()), int((differ & near_zero).sum()))
 
 
 def _error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / np.abs(a).max()) if a.shape == b.shape else float("inf")
 
 
-def ours(name: str) -> tuple[CodecConfig, Step]:
+def ours(name: str | Path) -> tuple[CodecConfig, Step]:
+    """A checkpoint in this package.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be loaded.
+    """
     model, variables = load_pretrained(name)
     apply = jax.jit(lambda variables, x, method: model.apply(variables, x, method=method), static_argnums=2)
     return model.config, lambda method, x: np.asarray(apply(variables, x, method))
 
 
-def original(name: str) -> tuple[CodecConfig, Step]:
-    """The PyTorch original, from the same checkpoint.
+def original(name: str | Path) -> tuple[CodecConfig, Step]:
+    """A checkpoint in the PyTorch original.
 
     Raises:
-        CheckpointError: torch or the package `focalcodec` is not installed.
+        CheckpointError: torch or the package `focalcodec` is not installed, or the checkpoint is missing.
+        FocalCodecError: The original cannot load the checkpoint.
     """
     try:
         import torch
         from focalcodec import FocalCodec  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise CheckpointError("--live needs the PyTorch original: install torch and the package focalcodec") from error
+        raise CheckpointError(
+            "comparing with the PyTorch original needs the packages torch and focalcodec", parameter="live"
+        ) from error
     folder = checkpoint_folder(name)
-    with tempfile.TemporaryDirectory() as directory:  # it looks for weights of the same stem as the configuration
+    with tempfile.TemporaryDirectory() as directory:  # the original expects configuration and weights with one stem
         config, weights = Path(directory, "model.json"), Path(directory, "model.safetensors")
         config.symlink_to((folder / "config.json").resolve())
         weights.symlink_to(find_weights(folder).resolve())

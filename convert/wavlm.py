@@ -1,7 +1,8 @@
-"""WavLM in its two layouts, Hugging Face's and Microsoft's → the encoder of a codec, in official v0.0.2 names."""
+"""Layouts of WavLM checkpoints. The tensors are renamed to the official v0.0.2 names of a codec's encoder."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ import numpy as np
 
 from focalcodec_jax.errors import CheckpointError
 
-from .mapping import Rule, Tensors, Transform, translate
-from .official import drop, joined
+from .files import to_numpy
+from .mapping import Rule, Tensors, Transform, drop, joined_attention, translate
 
 
 def _fold_weight_norm(g: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """w = g · v/‖v‖ with one g per kernel position: g (1, 1, kernel), v (out, in, kernel)."""
-    size = np.sqrt((v.astype(np.float64) ** 2).sum(axis=(0, 1), keepdims=True))
-    return (g * (v / size)).astype(np.float32)
+    """Compute w = g · v/‖v‖ for each kernel position, from g (1, 1, kernel) and v (out, in, kernel)."""
+    norm = np.sqrt((v.astype(np.float64) ** 2).sum(axis=(0, 1), keepdims=True))
+    return (g * (v / norm)).astype(np.float32)
 
 
 FOLD = Transform("weight norm g, v → w", _fold_weight_norm, None)
@@ -44,7 +45,7 @@ HUGGING_FACE: tuple[Rule, ...] = (
     Rule(tuple(f"encoder.pos_conv_embed.conv.weight_{n}" for n in "gv"), f"{_POSITION}.weight", FOLD),
     Rule(("encoder.pos_conv_embed.conv.bias",), f"{_POSITION}.bias"),
     Rule(("encoder.layers.0.attention.rel_attn_embed.weight",), _BIAS_TABLE),
-    *joined(f"{_LAYER}.attention", f"{_OURS}.attention"),
+    *joined_attention(f"{_LAYER}.attention", f"{_OURS}.attention"),
     *_renamed(f"{_LAYER}.attention.out_proj", f"{_OURS}.attention.out_proj"),
     *_renamed(f"{_LAYER}.attention.gru_rel_pos_linear", f"{_OURS}.attention.gru_rel_pos_linear"),
     Rule((f"{_LAYER}.attention.gru_rel_pos_const",), f"{_OURS}.attention.gru_rel_pos_const"),
@@ -53,7 +54,7 @@ HUGGING_FACE: tuple[Rule, ...] = (
     *_renamed(f"{_LAYER}.feed_forward.output_dense", f"{_OURS}.feed_forward.out_proj"),
     *_renamed(f"{_LAYER}.final_layer_norm", f"{_OURS}.feed_forward_norm"),
 )
-"""`microsoft/wavlm-large` in transformers' layout; the positional convolution's weight norm in old and new names."""
+"""Rules for the transformers layout, as in `microsoft/wavlm-large`. Weight norm has new or old names."""
 
 MICROSOFT: tuple[Rule, ...] = (
     Rule(("feature_extractor.conv_layers.{i}.0.weight",), f"{_EXTRACTOR}.conv.weight"),
@@ -63,7 +64,7 @@ MICROSOFT: tuple[Rule, ...] = (
     Rule(("encoder.pos_conv.0.weight_g", "encoder.pos_conv.0.weight_v"), f"{_POSITION}.weight", FOLD),
     Rule(("encoder.pos_conv.0.bias",), f"{_POSITION}.bias"),
     Rule(("encoder.layers.0.self_attn.relative_attention_bias.weight",), _BIAS_TABLE),
-    *joined(f"{_LAYER}.self_attn", f"{_OURS}.attention"),
+    *joined_attention(f"{_LAYER}.self_attn", f"{_OURS}.attention"),
     *_renamed(f"{_LAYER}.self_attn.out_proj", f"{_OURS}.attention.out_proj"),
     *_renamed(f"{_LAYER}.self_attn.grep_linear", f"{_OURS}.attention.gru_rel_pos_linear"),
     Rule((f"{_LAYER}.self_attn.grep_a",), f"{_OURS}.attention.gru_rel_pos_const"),
@@ -72,39 +73,77 @@ MICROSOFT: tuple[Rule, ...] = (
     *_renamed(f"{_LAYER}.fc2", f"{_OURS}.feed_forward.out_proj"),
     *_renamed(f"{_LAYER}.final_layer_norm", f"{_OURS}.feed_forward_norm"),
 )
-"""Microsoft's own `WavLM-Large.pt`."""
+"""Rules for the layout of Microsoft's `WavLM-Large.pt`."""
 
 UNUSED: Mapping[str, str] = {
     "mask embedding, used in pre-training only": r"masked_spec_embed|mask_emb",
     "final norm, which FocalCodec does not apply": r"encoder\.layer_norm\.(weight|bias)",
 }
+"""Tensors that a codec does not use: regular expressions by the reason."""
 
 
-def encoder_tensors(
-    tensors: Tensors, rules: tuple[Rule, ...], num_layers: int
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Official names of the first `num_layers` layers, and what was dropped by which rule.
+@dataclass(frozen=True)
+class WavLMCheckpoint:
+    """Tensors of a WavLM and what its configuration says about them.
+
+    Attributes:
+        layout: name of the layout, for reports.
+        rules: rules from the layout to official v0.0.2 names.
+        sizes: fields of `EncoderConfig`.
+        tensors: arrays by name.
+    """
+
+    layout: str
+    rules: tuple[Rule, ...]
+    sizes: Mapping[str, Any]
+    tensors: Tensors
+
+
+def from_hugging_face(config: Mapping[str, Any], tensors: Tensors, path: Path) -> WavLMCheckpoint:
+    """A checkpoint in the transformers layout, with the content of its `config.json`.
 
     Raises:
-        CheckpointError: lists every tensor that does not fit.
+        CheckpointError: The model is not a WavLM, or is a base model.
+    """
+    return WavLMCheckpoint("WavLM (Hugging Face)", HUGGING_FACE, hugging_face_sizes(config, path), tensors)
+
+
+def from_microsoft(content: Mapping[str, Any], path: Path) -> WavLMCheckpoint:
+    """A checkpoint in Microsoft's layout, as the content of its file.
+
+    Raises:
+        CheckpointError: The model is a base model, or the file contains entries that are not tensors.
+    """
+    sizes = microsoft_sizes(content["cfg"], path)
+    return WavLMCheckpoint("WavLM (Microsoft)", MICROSOFT, sizes, to_numpy(content["model"], path))
+
+
+def encoder_tensors(checkpoint: WavLMCheckpoint, num_layers: int) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Rename the tensors of the first `num_layers` layers.
+
+    Returns:
+        Tensors by official v0.0.2 name, and the names of unused tensors by the reason.
+
+    Raises:
+        CheckpointError: Tensors do not match the layout. The message lists all of them.
     """
 
     def layer(name: str) -> int:
         match = re.match(r"encoder\.layers\.(\d+)\.", name)
         return int(match[1]) if match else -1
 
-    kept, dropped = drop(tensors, UNUSED)
+    kept, dropped = drop(checkpoint.tensors, UNUSED)
     beyond = [name for name in kept if layer(name) >= num_layers]
     if beyond:
         dropped[f"layers after the first {num_layers}"] = beyond
-    return translate(rules, {name: kept[name] for name in kept.keys() - set(beyond)}), dropped
+    return translate(checkpoint.rules, {name: kept[name] for name in kept.keys() - set(beyond)}), dropped
 
 
 def hugging_face_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The encoder's sizes out of a transformers `config.json`, under our names.
+    """Fields of `EncoderConfig` from a transformers `config.json`.
 
     Raises:
-        CheckpointError: not a WavLM, or one of the base models.
+        CheckpointError: The model is not a WavLM, or is a base model.
     """
     if config.get("model_type") != "wavlm":
         raise CheckpointError(f"{path} is of a {config.get('model_type')!r} model, not of WavLM")
@@ -125,14 +164,14 @@ def hugging_face_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def microsoft_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The encoder's sizes out of the `cfg` of a Microsoft checkpoint, under our names.
+    """Fields of `EncoderConfig` from the `cfg` of a Microsoft checkpoint.
 
     Raises:
-        CheckpointError: one of the base models.
+        CheckpointError: The model is a base model.
     """
     _require_large(config.get("extractor_mode") == "layer_norm" and config.get("layer_norm_first"), path)
     _require_no_bias(config.get("conv_bias"), path)
-    layers = []  # written as Python: "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
+    layers = []  # from a Python expression such as "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
     found = re.findall(r"\[\((\d+),\s*(\d+),\s*(\d+)\)\](?:\s*\*\s*(\d+))?", config["conv_feature_layers"])
     for dim, kernel_size, stride, times in found:
         layers += [(int(dim), int(kernel_size), int(stride))] * int(times or 1)
@@ -154,7 +193,7 @@ def microsoft_sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _require_large(large: object, path: Path) -> None:
     if not large:
         raise CheckpointError(
-            f"{path} is a WavLM base model (group norm, post-norm); FocalCodec is built on WavLM-large only"
+            f"{path} is a WavLM base model (group norm, post-norm); FocalCodec supports WavLM-large only"
         )
 
 

@@ -1,4 +1,4 @@
-"""FocalCodec in JAX: speech to single-codebook tokens at 0.16–0.80 kbps, and back."""
+"""FocalCodec in JAX: a speech codec with a single codebook, at 0.16 to 0.80 kbps."""
 
 from typing import TYPE_CHECKING
 

@@ -1,23 +1,22 @@
-"""Configuration of a codec: one frozen dataclass per part, and `CodecConfig` that joins them.
+"""Configuration of a codec: one frozen dataclass for each part, and `CodecConfig`, which combines them.
 
-Fields carry the names of the published `config.json`, so that a checkpoint's file is a configuration as it
-stands. Every configuration is validated when made, hashes, and so can be a static argument under `jax.jit`.
+Fields have the names of the published `config.json`. Every configuration is validated when it is created. It is
+hashable, and can therefore be a static argument of `jax.jit`.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 from pydantic.dataclasses import dataclass
 
-from focalcodec_jax.errors import ConfigError
+from focalcodec_jax.errors import ConfigError, explain
 
 SAMPLE_RATE_HZ = 16_000
-"""Input sample rate of every FocalCodec."""
+"""Input sample rate of all FocalCodec models."""
 
 Dims = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 DType = Literal["float32", "bfloat16"]
@@ -26,7 +25,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_STRICT)
 class EncoderConfig:
-    """WavLM: convolutional feature extractor and transformer with gated relative position bias."""
+    """WavLM: a convolutional feature extractor, and a transformer with gated relative position bias."""
 
     hidden_dims: Dims = (512,) * 7
     kernel_sizes: Dims = (10, 3, 3, 3, 3, 2, 2)
@@ -37,7 +36,7 @@ class EncoderConfig:
     num_heads: PositiveInt = 16
     num_buckets: PositiveInt = 320
     max_distance: PositiveInt = 800
-    max_cached_steps: NonNegativeInt = 2048  # parity: a cache size of the original; changes no result
+    max_cached_steps: NonNegativeInt = 2048  # parity: a cache size of the original, without effect here
     dropout: NonNegativeFloat = 0.0
     conv_pos: PositiveInt = 128
     conv_pos_groups: PositiveInt = 16
@@ -47,9 +46,9 @@ class EncoderConfig:
 
     def __post_init__(self):
         if not len(self.hidden_dims) == len(self.kernel_sizes) == len(self.strides):
-            raise ValueError("hidden_dims, kernel_sizes and strides must have one entry per layer each")
+            raise ValueError("hidden_dims, kernel_sizes and strides must have one entry per layer")
         if self.dim % self.num_heads or self.dim % self.conv_pos_groups:
-            raise ValueError(f"dim {self.dim} must divide by num_heads and by conv_pos_groups")
+            raise ValueError(f"dim {self.dim} must be divisible by num_heads and by conv_pos_groups")
 
     @property
     def samples_per_frame(self) -> int:
@@ -60,13 +59,13 @@ class EncoderConfig:
 
     @property
     def chunk_frames(self) -> int:
-        """Frames that a causal encoder sees at once."""
+        """Frames that a causal encoder processes at once."""
         return 1 + self.lookahead_size
 
 
 @dataclass(frozen=True, config=_STRICT)
 class FocalConfig:
-    """What compressor and decompressor share: a stack of focal modulation stages."""
+    """Base of the compressor and the decompressor: a stack of focal modulation stages."""
 
     input_dim: PositiveInt = 1024
     output_dim: PositiveInt = 1024
@@ -95,6 +94,8 @@ class FocalConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class CompressorConfig(FocalConfig):
+    """Compressor: features to latents."""
+
     output_dim: PositiveInt = 12
     downscale_factors: Dims = (1, 1, 1)
 
@@ -105,6 +106,8 @@ class CompressorConfig(FocalConfig):
 
 @dataclass(frozen=True, config=_STRICT)
 class DecompressorConfig(FocalConfig):
+    """Decompressor: codes to features."""
+
     input_dim: PositiveInt = 12
     upscale_factors: Dims = (1, 1, 1)
     last_window_size: PositiveInt = 512
@@ -132,7 +135,7 @@ class QuantizerConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class BackboneConfig:
-    """The ConvNeXt backbone that both decoders share."""
+    """Base of both decoders: a ConvNeXt backbone."""
 
     input_dim: PositiveInt = 1024
     num_layers: PositiveInt = 8
@@ -146,6 +149,8 @@ class BackboneConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class VocosConfig(BackboneConfig):
+    """Decoder whose head is an inverse STFT."""
+
     n_fft: PositiveInt = 1024
 
     def __post_init__(self):
@@ -155,6 +160,8 @@ class VocosConfig(BackboneConfig):
 
 @dataclass(frozen=True, config=_STRICT)
 class WaveNeXtConfig(BackboneConfig):
+    """Decoder whose head is a linear layer."""
+
     dim: PositiveInt = 1024
     ffn_dim: PositiveInt = 2048
     hop_length: PositiveInt = 480
@@ -167,12 +174,16 @@ PARTS: dict[str, dict[str, type]] = {
     "decompressor": {"FocalDecoder": DecompressorConfig},
     "decoder": {"WaveNeXt": WaveNeXtConfig, "Vocos": VocosConfig},
 }
-"""Each part's names in a published `config.json`, the default first."""
+"""Names of each part in a published `config.json`. The first one is the default."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class CodecConfig:
-    """A whole codec. `dtype` is the compute dtype; parameters, quantizer, norms, softmax and FFT stay float32."""
+    """A whole codec.
+
+    Attributes:
+        dtype: compute dtype. Parameters, quantizer, normalization, softmax and FFT are float32 in any case.
+    """
 
     encoder: EncoderConfig = Field(default_factory=EncoderConfig)
     compressor: CompressorConfig = Field(default_factory=CompressorConfig)
@@ -217,15 +228,15 @@ class CodecConfig:
 
     @property
     def latency_seconds(self) -> float | None:
-        """Algorithmic latency of a causal codec; None where the whole utterance is needed."""
+        """Algorithmic latency of a causal codec; None for an offline codec, which needs the whole utterance."""
         return self.encoder.chunk_frames / self.frame_rate_hz if self.causal else None
 
     @classmethod
     def preset(cls, name: str) -> "CodecConfig":
-        """The configuration of a published checkpoint, with or without `lucadellalib/` before its name.
+        """Configuration of a published model, named with or without the prefix `lucadellalib/`.
 
         Raises:
-            ConfigError: there is no preset of that name.
+            ConfigError: No preset has that name.
         """
         short = name.removeprefix("lucadellalib/")
         if short not in PRESETS:
@@ -234,21 +245,21 @@ class CodecConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any], *, dtype: DType = "float32") -> "CodecConfig":
-        """Read the ten keys of a published `config.json` (v0.0.2 names, or the few older ones of v0.0.1).
+        """Create a configuration from the ten keys of a published `config.json`, in the names of v0.0.2 or v0.0.1.
 
         Raises:
-            ConfigError: names every unknown key, wrong value, unknown part and missing joint at once.
+            ConfigError: The configuration is invalid. The message lists all problems.
         """
         known = {f"{part}_{kind}" for part in PARTS for kind in ("name", "config")}
         if config and not known & config.keys():
             kind = f"of a {config['model_type']!r} model" if "model_type" in config else "of another architecture"
-            raise ConfigError(f"a configuration {kind}, not of a FocalCodec (no key such as encoder_config)")
+            raise ConfigError(f"the configuration is {kind}, not of a FocalCodec (no key such as encoder_config)")
         problems = [f"unknown key {key!r}" for key in config if key not in known]
         parts = {}
         for part, choices in PARTS.items():
             name = config.get(f"{part}_name", next(iter(choices)))
             if name not in choices:
-                problems.append(f"{part}_name is {name!r}, this package has {' and '.join(choices)}")
+                problems.append(f"{part}_name is {name!r}, this package supports {' and '.join(choices)}")
                 continue
             try:
                 parts[part] = choices[name](**_renamed(part, config.get(f"{part}_config") or {}))
@@ -268,21 +279,21 @@ class CodecConfig:
         """Read a `config.json`.
 
         Raises:
-            ConfigError: not JSON, or not a FocalCodec configuration.
+            ConfigError: The file is not JSON, or not the configuration of a FocalCodec.
         """
         try:
             config = json.loads(Path(path).read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not JSON: {error}") from error
         if not isinstance(config, dict):
-            raise ConfigError(f"{path} holds a {type(config).__name__}, a configuration is an object")
+            raise ConfigError(f"{path} contains a {type(config).__name__}; a configuration is a JSON object")
         try:
             return cls.from_dict(config, dtype=dtype)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The ten keys of the official v0.0.2 layout (the compute dtype is not part of a checkpoint)."""
+        """The ten keys of the official v0.0.2 layout. The compute dtype is not part of a checkpoint."""
         result: dict[str, Any] = {}
         for part, choices in PARTS.items():
             config = getattr(self, part)
@@ -292,35 +303,12 @@ class CodecConfig:
 
 
 def _renamed(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Accept the decoder keys of v0.0.1."""
+    """Replace the decoder keys of v0.0.1 by those of v0.0.2."""
     config = dict(config)
     if part == "decoder" and "input_channels" in config:
         config.setdefault("input_dim", config.pop("input_channels"))
         config.pop("padding", None)
     return config
-
-
-def explain(problem: Any, kind: Any) -> str:
-    """One pydantic problem with a configuration class in a few words; for an unknown key, with the nearest known."""
-    *outer, last = map(str, problem["loc"] or ("",))
-    where = ".".join([*outer, last])
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        for key in outer:
-            kind = _kinds(kind).get(key)
-        known = list(_kinds(kind))
-        near = difflib.get_close_matches(last, known, n=1)
-        return f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else "")
-    if problem["type"] == "missing":
-        return f"{where} is missing"
-    message = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-    given = problem["input"]
-    message += f", got {given!r}" if isinstance(given, str | int | float | bool | list | tuple | None) else ""
-    return f"{where}: {message}" if where else message
-
-
-def _kinds(kind: Any) -> dict[str, Any]:
-    """Types of a configuration class's keys."""
-    return {field.name: field.type for field in fields(kind)} if is_dataclass(kind) else {}
 
 
 def _offline(*downscale_factors: int) -> CodecConfig:
@@ -356,4 +344,4 @@ PRESETS: dict[str, CodecConfig] = {
     "focalcodec_50hz_4k_causal": _causal(12),
     "focalcodec_50hz_2k_causal": _causal(11),
 }
-"""The six published models, named as their repositories under `lucadellalib/` on the Hugging Face Hub."""
+"""The six published models, by the names of their repositories under `lucadellalib/` on the Hugging Face Hub."""

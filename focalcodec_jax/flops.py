@@ -1,4 +1,4 @@
-"""Arithmetic of a program, counted from what it says and not from what a compiler makes of it."""
+"""Floating-point operations of a program, counted in its jaxpr and thus independent of the compiler."""
 
 import math
 from collections.abc import Callable
@@ -17,25 +17,25 @@ PEAK_BF16_FLOPS = {
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
 }
-"""Dense bfloat16 peak of one device, by the beginning of its `device_kind`, as its vendor states it."""
+"""Dense bfloat16 peak of one device according to its vendor, by the prefix of `device_kind`."""
 
 
 def peak_flops(device: Any) -> float | None:
-    """None where it is not known, as on a CPU."""
+    """Peak of a device in FLOPs per second, or None if it is unknown, as for a CPU."""
     found = [peak for name, peak in PEAK_BF16_FLOPS.items() if device.device_kind.startswith(name)]
     return found[0] if found else None
 
 
 def count(function: Callable, *args) -> int:
-    """Floating-point operations of the matrix products and convolutions of `function(*args)`, forward as written.
+    """Count the floating-point operations of the matrix products and convolutions of `function(*args)`.
 
-    Arguments may be shapes. A multiplication and an addition are two operations.
+    A multiplication and an addition are two operations. Arguments may be `jax.ShapeDtypeStruct`.
     """
     return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def of_jaxpr(jaxpr: Any) -> int:
-    """As `count`, of a program that was traced already."""
+    """Count the floating-point operations of a jaxpr, as `count` does for a function."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -46,12 +46,12 @@ def of_jaxpr(jaxpr: Any) -> int:
         elif name == "conv_general_dilated":
             dims = params["dimension_numbers"]
             kernel = equation.invars[1].aval.shape
-            # each output number takes one kernel of one output channel, whose input side is already per group
+            # Each output value needs the taps of one output channel. The kernel's input dimension is per group.
             taps = math.prod(kernel) // kernel[dims.rhs_spec[0]]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * taps // params["batch_group_count"]
         else:
             inner = [of_jaxpr(sub) for value in params.values() for sub in _jaxprs(value)]
-            # of a choice, as between forms for different devices, one branch runs
+            # Only one branch of a cond runs.
             chosen = max(inner, default=0) if name == "cond" else sum(inner)
             total += chosen * params.get("length", 1) if name == "scan" else chosen
     return total

@@ -1,9 +1,10 @@
-"""`Codec`: lists of recordings in, lists of tokens out, and back, on every device at hand.
+"""`Codec` encodes lists of recordings to tokens, and decodes tokens to audio, on all local devices.
 
-Recordings are padded to one of a few lengths and decoded in batches, so that XLA compiles a handful of programs and
-a second call of similar length compiles nothing. Padding changes no result.
+Inputs are padded to one of a few lengths and processed in batches. XLA therefore compiles a few programs only, and a
+later call with similar lengths compiles nothing. Padding changes no result.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,23 +24,26 @@ from focalcodec_jax.recordings import audio
 
 Recording = np.ndarray
 BATCH_SECONDS = {"cpu": 10.0, "gpu": 120.0, "tpu": 120.0}
-"""Most audio, padding included, that one device is given at once. On a CPU large batches leave the cache: they encode
-more slowly than one recording after the other, and take more memory."""
+"""Maximum audio per device and batch in seconds, including padding.
+
+Large batches exceed the cache of a CPU: they are slower than single recordings, and need more memory.
+"""
 
 
 class Codec:
-    """A codec ready to use.
+    """A codec with its weights on all local devices.
 
         codec = Codec.from_pretrained("lucadellalib/focalcodec_50hz")
         toks = codec.encode(sig, sample_rate=16000)
         sigs = codec.decode(toks)
 
     Attributes:
-        model, variables: the Flax module and its parameters.
-        sample_rate_hz: rate of decoded audio.
-        samples, tokens, frames: what lengths of its arrays count.
-        num_devices, batch_sharding: the local devices it uses, and how a batch lies on them.
-        batch_seconds: most audio that one of them is given at once.
+        model, variables: the Flax module and its variables.
+        config: the configuration of the model.
+        sample_rate_hz: sample rate of decoded audio.
+        samples, tokens, frames: the time axes of the arrays of the model.
+        num_devices, batch_sharding: number of local devices in use, and the sharding of a batch over them.
+        batch_seconds: maximum audio per device and batch in seconds.
     """
 
     def __init__(self, model: FocalCodec, variables: Variables, devices: Sequence[Any] | None = None):
@@ -71,13 +75,15 @@ class Codec:
         dtype: DType | None = None,
         device: str | None = None,
     ) -> "Codec":
-        """Load a codec; see `load_pretrained` for names and errors.
+        """Load a codec.
 
         Args:
-            device: `cpu`, `gpu` or `tpu`; by default the best this machine has, all of them.
+            name_or_folder, revision, dtype: the checkpoint, as for `load_pretrained`.
+            device: `cpu`, `gpu` or `tpu`. All local devices of the kind are used; the default is JAX's default backend.
 
         Raises:
-            FocalCodecError: this machine has no such device.
+            CheckpointError, ConfigError: As for `load_pretrained`.
+            FocalCodecError: This machine has no such device.
         """
         devices = local_devices(device)
         with jax.default_device(devices[0]):
@@ -85,40 +91,50 @@ class Codec:
         return cls(model, variables, devices)
 
     def encode(self, sigs: Recording | Sequence[Recording], sample_rate: int) -> list[np.ndarray]:
-        """Tokens of each recording.
+        """Encode recordings to tokens.
 
         Args:
-            sigs: one (samples,) array of floats in [−1, 1], or a list of them of any lengths.
-            sample_rate: their rate in Hz; resampled to 16 kHz where it differs.
+            sigs: one (samples,) array of floats in [−1, 1], or a list of such arrays of any lengths.
+            sample_rate: sample rate of the recordings in Hz. They are resampled to 16 kHz if necessary.
 
         Returns:
             One (tokens,) int32 array per recording.
 
         Raises:
-            AudioError: a recording is empty, not one channel, not floating point, or not finite.
+            AudioError: A recording is empty, multichannel, not floating point, or not finite.
         """
         sigs = [self._prepared(sig, sample_rate, f"recording {index}") for index, sig in enumerate(_listed(sigs))]
         tokens = self._run(self._encode, sigs, self.samples)
         return [toks[: count.samples_to_tokens(self.config, len(sig))] for toks, sig in zip(tokens, sigs, strict=True)]
 
     def decode(self, tokens: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Audio of each token sequence.
+        """Decode token sequences to audio.
 
         Args:
-            tokens: one (tokens,) integer array, or a list of them.
+            tokens: one (tokens,) integer array, or a list of such arrays.
 
         Returns:
             One (samples,) float32 array per sequence, at `sample_rate_hz`.
 
         Raises:
-            TokenError: a sequence is empty, not integers, or holds a token outside the codebook.
+            TokenError: A sequence is empty, not of integers, or contains a token outside the codebook.
         """
         tokens = self._checked_tokens(tokens)
         sigs = self._run(self._decode, tokens, self.tokens)
         return [sig[: count.tokens_to_samples(self.config, len(toks))] for sig, toks in zip(sigs, tokens, strict=True)]
 
     def qfeats(self, tokens: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Features rebuilt from each token sequence, (frames, dim); raises as `decode` does."""
+        """Rebuild the features of token sequences.
+
+        Args:
+            tokens: as for `decode`.
+
+        Returns:
+            One (frames, dim) float array per sequence.
+
+        Raises:
+            TokenError: As for `decode`.
+        """
         tokens = self._checked_tokens(tokens)
         feats = self._run(self._rebuild, tokens, self.tokens)
         return [
@@ -128,36 +144,38 @@ class Codec:
     def convert_voice(
         self, sigs: Recording | Sequence[Recording], target: Sequence[Recording], sample_rate: int, *, k: int = 4
     ) -> list[np.ndarray]:
-        """Say `sigs` in the voice of the `target` recordings: each frame becomes the mean of its nearest neighbours.
+        """Convert recordings to the voice of a target speaker.
+
+        Each frame is replaced by the mean of its nearest neighbours among the frames of the target recordings.
 
         Args:
-            sigs: one (samples,) recording, or a list of them.
-            target: recordings of the target speaker; minutes rather than seconds.
-            sample_rate: rate of all of them in Hz.
-            k: neighbours to average.
+            sigs: one (samples,) recording, or a list of such arrays.
+            target: recordings of the target speaker. Several minutes give the best results.
+            sample_rate: sample rate of all recordings in Hz.
+            k: number of neighbours to average.
 
         Returns:
             One (samples,) float32 array per recording, at `sample_rate_hz`.
 
         Raises:
-            AudioError: as `encode`, or the target recordings are too short for `k` frames.
+            AudioError: As for `encode`, or the target recordings have fewer than `k` frames.
         """
         matching_set = np.concatenate(self.qfeats(self.encode(target, sample_rate)))
         if len(matching_set) < k:
-            raise AudioError(f"the target recordings give {len(matching_set)} frames, fewer than k = {k}; add speech")
+            raise AudioError(f"the target recordings have {len(matching_set)} frames, fewer than k = {k}; add speech")
         points = len(matching_set)
         padded = np.pad(matching_set, ((0, self.frames.bucket(points) - points), (0, 0)))
         padded, real = jax.device_put((padded, np.arange(len(padded)) < points), self._replicated)
 
-        def say(variables, qfeats, frames):
+        def convert(variables, qfeats, frames):
             return self._vocode(variables, self._nearest(qfeats, padded, real, k=k), frames)
 
         qfeats = self.qfeats(self.encode(sigs, sample_rate))
-        converted = self._run(say, qfeats, self.frames)
+        converted = self._run(convert, qfeats, self.frames)
         return [sig[: count.frames_to_samples(self.config, len(q))] for sig, q in zip(converted, qfeats, strict=True)]
 
     def compiled(self, method: str) -> Any:
-        """A method of the model as a jitted function of (variables, x, lengths)."""
+        """Compile a method of the model, as a function of (variables, x, lengths)."""
 
         def step(variables: Variables, x: jax.Array, lengths: jax.Array) -> Any:
             return self.model.apply(variables, x, lengths, method=method)
@@ -172,7 +190,7 @@ class Codec:
         return [check_tokens(toks, size, f"token sequence {index}") for index, toks in enumerate(_listed(tokens))]
 
     def _run(self, step: Callable, items: list[np.ndarray], axis: "Axis") -> list[np.ndarray]:
-        """Apply a compiled step to items of many lengths; results in the items' order, still padded."""
+        """Apply a compiled step to items of any lengths. Results are in the order of the items and still padded."""
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, item in enumerate(items):
             by_length[axis.bucket(len(item))].append(index)
@@ -183,12 +201,16 @@ class Codec:
                 members = indices[first : first + most]
                 batch, lengths = self._batch([items[index] for index in members], length)
                 output = np.asarray(step(self.variables, *jax.device_put((batch, lengths), self.batch_sharding)))
-                for index, row in zip(members, output, strict=False):  # the last rows may be filling
+                for index, row in zip(members, output, strict=False):  # the last rows may be padding
                     results[index] = row
         return results
 
     def _batch(self, items: list[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Items padded to `length`, and as many rows as the devices share evenly, a power of two each."""
+        """Stack items padded to `length`. The number of rows per device is rounded up to a power of two.
+
+        Returns:
+            The (rows, length, ...) batch, and the (rows,) lengths of the items.
+        """
         per_device = -(-len(items) // self.num_devices)
         rows = self.num_devices * (1 << (per_device - 1).bit_length())
         batch = np.zeros((rows, length, *items[0].shape[1:]), items[0].dtype)
@@ -199,17 +221,16 @@ class Codec:
 
 @dataclass(frozen=True)
 class Axis:
-    """What a length counts: `quantum` of them make the smallest useful step, `rate_hz` of them a second."""
+    """A time axis of the model's arrays, in samples, frames or tokens."""
 
     quantum: int
+    """Padded lengths are multiples of this number."""
     rate_hz: float
+    """Steps of the axis per second."""
 
     def bucket(self, length: int) -> int:
-        """The padded length: one of a series that grows by a quarter."""
-        quanta = 16
-        while quanta * self.quantum < length:
-            quanta = -(-quanta * 5 // 4)
-        return quanta * self.quantum
+        """Length to pad to; see `bucket_length`."""
+        return count.bucket_length(length, self.quantum)
 
 
 def _power_of_two_below(n: int) -> int:
@@ -217,41 +238,59 @@ def _power_of_two_below(n: int) -> int:
 
 
 def check_tokens(tokens: np.ndarray, codebook_size: int, name: str = "the token sequence") -> np.ndarray:
-    """A token sequence as one-dimensional int32.
+    """Check a token sequence.
+
+    Args:
+        tokens: (tokens,) integers.
+        codebook_size: number of codes.
+        name: name of the sequence, for messages.
+
+    Returns:
+        The tokens as int32.
 
     Raises:
-        TokenError: empty, not integers, not one-dimensional, or a token lies outside the codebook.
+        TokenError: The sequence is empty, not of integers or not one-dimensional, or has a token outside the codebook.
     """
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or tokens.size == 0:
         raise TokenError(f"{name} has shape {tokens.shape}; give at least one token, an array of shape (tokens,)")
     if not np.issubdtype(tokens.dtype, np.integer):
-        raise TokenError(f"{name} holds {tokens.dtype} values; tokens are integers")
+        raise TokenError(f"{name} contains {tokens.dtype} values; tokens are integers")
     outside = np.flatnonzero((tokens < 0) | (tokens >= codebook_size))
     if outside.size:
         first = outside[0]
         raise TokenError(
-            f"{name} has token {tokens[first]} at position {first}; this codebook is 0 to {codebook_size - 1}"
+            f"{name} has token {tokens[first]} at position {first}; tokens of this codec are 0 to {codebook_size - 1}"
         )
     return tokens.astype(np.int32)
 
 
 def default_batch_seconds(devices: Sequence[Any]) -> float:
-    """Most audio to give one of these devices at once."""
+    """Default of `Codec.batch_seconds` for these devices."""
     return BATCH_SECONDS.get(devices[0].platform, 120.0)
 
 
 def local_devices(kind: str | None):
-    """This machine's devices of a kind: `cpu`, `gpu`, `tpu`, or None for the best there is.
+    """Local devices of a kind: `cpu`, `gpu` or `tpu`, or None for JAX's default backend.
 
     Raises:
-        FocalCodecError: there is none of that kind.
+        FocalCodecError: This machine has no device of that kind.
     """
     try:
         return jax.local_devices(backend=kind)
     except RuntimeError as error:
-        here = ", ".join(sorted({device.platform for device in jax.local_devices()}))
-        raise FocalCodecError(f"no {kind} on this machine, or jax is installed without it; it has {here}") from error
+        available = ", ".join(sorted({device.platform for device in jax.local_devices()}))
+        raise FocalCodecError(
+            f"this machine has no {kind}, or JAX is installed without support for it; available: {available}",
+            parameter="device",
+        ) from error
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs in the user's cache folder, unless JAX's compilation cache is configured already."""
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "focalcodec_jax" / "compiled"))
 
 
 def _listed(items: Any) -> list[Any]:

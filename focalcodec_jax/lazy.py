@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use."""
+"""Package attributes that are imported on first use."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,13 +6,16 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The module-level `__getattr__` of a package whose names are imported on first use.
+    """Create the `__getattr__` of a package, which imports each name from its module on first use.
 
-    A process that only reads audio then starts without JAX, and a plain install imports no optional package.
+    Lazy imports let a process that only reads audio start without JAX. They also keep optional packages optional.
 
     Args:
         package: name of the package.
-        modules: the module below the package that defines each name.
+        modules: maps each name to the module of the package that defines it.
+
+    Returns:
+        The function to assign to the package's `__getattr__`.
     """
 
     def find(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures of speech and its tokens."""
+"""Plots of speech and its tokens."""
 
 from pathlib import Path
 
@@ -14,17 +14,17 @@ _FLOOR_DB = -80.0
 def reconstruction(
     path: str | Path, before: tuple[np.ndarray, int], after: tuple[np.ndarray, int], toks: np.ndarray, bits: int
 ) -> None:
-    """Draw the spectrograms of input and output one above the other, and the bits of the tokens below.
+    """Draw the spectrograms of the input and the output, and below them the bits of the tokens.
 
     Args:
-        path: picture file, `.png` or another format of matplotlib.
-        before, after: (samples,) signal and its sample rate in Hz.
-        toks: (tokens,) tokens.
-        bits: bits per token.
+        path: image file to write, `.png` or another format of matplotlib.
+        before, after: input and output, each as (samples,) signal and sample rate in Hz.
+        toks: (tokens,) integers.
+        bits: number of bits per token.
 
     Raises:
-        OSError: the file cannot be written.
-        ValueError: matplotlib knows no format of that name.
+        OSError: The file cannot be written.
+        ValueError: matplotlib does not support the format.
     """
     from matplotlib.figure import Figure
 
@@ -41,7 +41,11 @@ def reconstruction(
 
 
 def spectrogram_pair(before: np.ndarray, after: np.ndarray, rate_hz: int) -> np.ndarray:
-    """The spectrograms of two (samples,) signals one above the other, as an RGB image (height, width, 3), uint8."""
+    """Draw the spectrograms of two (samples,) signals, one above the other.
+
+    Returns:
+        A (height, width, 3) uint8 RGB image.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,7 +59,7 @@ def spectrogram_pair(before: np.ndarray, after: np.ndarray, rate_hz: int) -> np.
 
 
 def _draw_pair(axes, before: tuple[np.ndarray, int], after: tuple[np.ndarray, int]) -> None:
-    """Spectrograms of (signal, rate) into the first two axes, on one scale of frequency and level."""
+    """Draw the spectrograms of two (signal, rate) pairs into the first two axes, with the same scales."""
     top_hz = max(before[1], after[1]) / 2
     for axis, (sig, rate_hz), title in zip(axes, (before, after), ("input", "output"), strict=False):
         axis.imshow(
@@ -72,7 +76,7 @@ def _draw_pair(axes, before: tuple[np.ndarray, int], after: tuple[np.ndarray, in
 
 
 def _decibels(sig: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Level relative to the loudest point, (frames, bins)."""
+    """Level relative to the maximum in dB, (frames, bins)."""
     n_fft, hop = 2 * round(_N_FFT_SECONDS * rate_hz / 2), round(_HOP_SECONDS * rate_hz)
     padded = np.pad(sig, (n_fft // 2, n_fft // 2))
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]

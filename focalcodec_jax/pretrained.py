@@ -1,7 +1,4 @@
-"""Checkpoints in and out: a hub name or a folder ↔ (model, variables), in the official layout.
-
-One weight format: what `save_pretrained` writes, the PyTorch original loads as well.
-"""
+"""Loading and saving checkpoints in the official layout, which the PyTorch original loads as well."""
 
 import hashlib
 import json
@@ -29,7 +26,7 @@ from focalcodec_jax.version import __version__
 Variables = Mapping[str, Any]
 HUB_OWNER = "lucadellalib"
 DEMO = "demo"
-"""Name of the small codec that ships in the package."""
+"""Name of the small demonstration codec in this package."""
 
 
 def load_pretrained(
@@ -38,15 +35,21 @@ def load_pretrained(
     """Load a codec.
 
     Args:
-        name_or_folder: a folder with `config.json` and `model.safetensors` (official layout v0.0.2 or v0.0.1), a
-            repository on the Hugging Face Hub such as `lucadellalib/focalcodec_50hz`, the short name of a published
-            model such as `focalcodec_50hz`, or `demo`, the small one in this package.
+        name_or_folder: one of
+            - a folder with `config.json` and `model.safetensors`, in the official layout v0.0.2 or v0.0.1;
+            - a repository on the Hugging Face Hub, such as `lucadellalib/focalcodec_50hz`;
+            - the short name of a published model, such as `focalcodec_50hz`;
+            - `demo`, the small demonstration codec in this package.
         revision: branch, tag or commit of the hub repository.
-        dtype: compute dtype, float32 unless given. Parameters are float32 always.
+        dtype: compute dtype, float32 by default. Parameters are float32 in any case.
+
+    Returns:
+        The Flax module and its variables.
 
     Raises:
-        CheckpointError: not found, not reachable, truncated, or not the tensors its configuration asks for.
-        ConfigError: its configuration is not that of a FocalCodec.
+        CheckpointError: The checkpoint is missing, unreachable or truncated, or its tensors do not match its
+            configuration.
+        ConfigError: The configuration is not that of a FocalCodec.
     """
     folder = checkpoint_folder(name_or_folder, revision=revision)
     config = CodecConfig.from_json(folder / "config.json", dtype=dtype or "float32")
@@ -68,15 +71,19 @@ def save_pretrained(
     metadata: Mapping[str, str] | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Write a codec in the official v0.0.2 layout: `config.json` and `model.safetensors`. It loads back bit for bit.
+    """Write a codec in the official v0.0.2 layout: `config.json` and `model.safetensors`.
+
+    Weights saved in float32 load back exactly.
 
     Args:
-        metadata: provenance to keep in the safetensors header, beside this package's version.
-        dtype: float32, or float16 or bfloat16 for a file of half the size, whose weights come back rounded.
+        folder: folder to write to. It is created if necessary.
+        model, variables: the Flax module and its variables.
+        metadata: provenance, stored in the safetensors header together with the version of this package.
+        dtype: float32, float16 or bfloat16. The last two halve the size of the file and round the weights.
 
     Raises:
-        CheckpointError: the variables are not those of the model, or there is no such dtype for them.
-        OSError: the folder cannot be written; nothing half-written is left.
+        CheckpointError: The variables do not match the model, or the dtype is not one of the three.
+        OSError: The folder cannot be written. No partial file is left.
     """
     folder = Path(folder)
     params = {name: np.asarray(array) for name, array in flatten_dict(variables["params"], sep="/").items()}
@@ -84,22 +91,22 @@ def save_pretrained(
     shapes = {name: array.shape for name, array in params.items()}
     wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
     if wrong:
-        raise CheckpointError(f"the variables are not those of the model; missing, unknown or misshapen: {wrong}")
+        raise CheckpointError(f"the variables do not match the model; missing, unknown or wrongly shaped: {wrong}")
     if dtype not in ("float32", "float16", "bfloat16"):
-        raise CheckpointError(f"weights are kept as float32, float16 or bfloat16, not {dtype!r}")
+        raise CheckpointError(f"weights are stored as float32, float16 or bfloat16, not {dtype!r}", parameter="dtype")
     tensors = mapping.translate(mapping.TO_OFFICIAL, params)
     tensors = {name: np.ascontiguousarray(array, jnp.dtype(dtype)) for name, array in tensors.items()}
     header = {"format": "pt", "producer": f"focalcodec_jax {__version__}", **(metadata or {})}
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "model.safetensors") as weights, written_whole(folder / "config.json") as config:
-        # safetensors' own writer makes files that only their owner can read
+        # save_file of safetensors creates files that only their owner can read.
         weights.write_bytes(save(tensors, header))
         config.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
 
 
 @lru_cache
 def parameter_shapes(config: CodecConfig) -> dict[str, tuple[int, ...]]:
-    """Path and shape of every parameter, without making any."""
+    """Path and shape of every parameter. No parameter is allocated."""
     model = FocalCodec(config)
     params = jax.eval_shape(lambda key: initialize(model, key), jax.random.key(0))["params"]
     shapes: dict[str, Any] = flatten_dict(jax.tree.map(lambda leaf: leaf.shape, params), sep="/")
@@ -107,10 +114,10 @@ def parameter_shapes(config: CodecConfig) -> dict[str, tuple[int, ...]]:
 
 
 def structure(name_or_folder: str | Path, *, dtype: DType = "float32") -> CodecConfig:
-    """Configuration of a codec; a published one's is known without asking the hub.
+    """Configuration of a checkpoint. Those of the published models need no network.
 
     Raises:
-        CheckpointError, ConfigError: as `load_pretrained`.
+        CheckpointError, ConfigError: As for `load_pretrained`.
     """
     short = str(name_or_folder).removeprefix(f"{HUB_OWNER}/")
     if short in PRESETS and not Path(name_or_folder).is_dir():
@@ -119,46 +126,49 @@ def structure(name_or_folder: str | Path, *, dtype: DType = "float32") -> CodecC
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of a checkpoint's weight file, in hexadecimal digits."""
+    """SHA-256 of the weight file of a checkpoint folder, as hexadecimal digits."""
     with open(find_weights(folder), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checkpoint_folder(name_or_folder: str | Path, *, revision: str | None = None) -> Path:
-    """Where a checkpoint lies on this machine, fetched from the hub if need be.
+    """Local folder of a checkpoint, which is downloaded from the hub if necessary.
 
     Raises:
-        CheckpointError: no such folder, or the hub has not got it or cannot be reached.
+        CheckpointError: The folder does not exist or is incomplete, or the download fails.
     """
     name, folder = str(name_or_folder), Path(name_or_folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise CheckpointError(f"{folder} holds no config.json; a checkpoint folder has it beside its weights")
+            raise CheckpointError(f"{folder} contains no config.json; a checkpoint folder has one beside its weights")
         return folder
     if folder.is_file():
-        raise CheckpointError(f"{folder} is a file; give the folder that holds config.json and the weights")
+        raise CheckpointError(f"{folder} is a file; give the folder that contains config.json and the weights")
     if name == DEMO:
         return ASSETS / DEMO
     if name in PRESETS:
         name = f"{HUB_OWNER}/{name}"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise CheckpointError(
-            f"no checkpoint {name!r}: not a folder here, and not a hub name such as {HUB_OWNER}/focalcodec_50hz"
+            f"no checkpoint {name!r}: neither a local folder nor a hub name such as {HUB_OWNER}/focalcodec_50hz"
         )
     return fetch(name, ("config.json", "model.safetensors"), revision=revision)
 
 
 def fetch(repository: str, names: tuple[str, ...], *, revision: str | None = None) -> Path:
-    """Files of a hub repository, from its cache where they are there (`HF_HUB_OFFLINE=1` asks for nothing else).
+    """Download files of a hub repository, or find them in the cache. `HF_HUB_OFFLINE=1` uses only the cache.
+
+    Returns:
+        The folder of the files.
 
     Raises:
-        CheckpointError: says whether the repository, the revision, the file or the network is missing.
+        CheckpointError: The repository, the revision or a file does not exist, or the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HFValidationError,
-        HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of whichever HTTP library the client is built on
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage] - the error of the client's HTTP library
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -174,10 +184,10 @@ def fetch(repository: str, names: tuple[str, ...], *, revision: str | None = Non
         raise CheckpointError(f"{repository} has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"the hub has no repository {repository!r}, or it is private and needs a login"
+            f"the hub has no repository {repository!r}, or the repository is private and needs a login"
         ) from error
     except EntryNotFoundError as error:
         raise CheckpointError(f"{repository} lacks one of {', '.join(names)}") from error
     except (HTTPError, HFValidationError) as error:
-        raise CheckpointError(f"{repository} cannot be fetched: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{repository} cannot be downloaded: {str(error).splitlines()[0]}") from error
     return paths[0].parent

@@ -1,4 +1,4 @@
-"""Configurations: what the official files mean, hashing, and errors that name everything wrong."""
+"""Configurations: official files, hashing, and errors that list all problems."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_missing_keys_take_the_defaults():
     assert (config.encoder.window_size, config.encoder.lookahead_size, config.encoder.causal) == (512, 3, False)
 
 
-def test_every_problem_is_named_at_once():
+def test_one_error_lists_all_problems():
     with pytest.raises(ConfigError) as caught:
         CodecConfig.from_dict(
             {
@@ -54,7 +54,7 @@ def test_every_problem_is_named_at_once():
         "encoder_config: unknown key kernels",
         "encoder_config: hidden_dims.1: Input should be a valid integer",
         "compressor_config: 2 scale factors for 3 hidden_dims",
-        "quantizer_name is 'VQ', this package has BinarySphericalQuantizer",
+        "quantizer_name is 'VQ', this package supports BinarySphericalQuantizer",
         "decoder_config: unknown key n_fft",
     ):
         assert problem in str(caught.value)
@@ -64,8 +64,8 @@ def test_every_problem_is_named_at_once():
     ("changes", "message"),
     [
         ({"quantizer_config": {"codebook_size": 1000}}, "codebook_size must be a power of two, got 1000"),
-        ({"encoder_config": {"strides": [5, 2]}}, "one entry per layer each"),
-        ({"encoder_config": {"num_heads": 7}}, "dim 1024 must divide by num_heads"),
+        ({"encoder_config": {"strides": [5, 2]}}, "one entry per layer"),
+        ({"encoder_config": {"num_heads": 7}}, "dim 1024 must be divisible by num_heads"),
         ({"decoder_name": "Vocos", "decoder_config": {"n_fft": 321}}, "must exceed hop_length 320 by an even number"),
         ({"encoder_config": {"dim": 512}}, "encoder.dim = compressor.input_dim does not hold: 512 and 1024"),
     ],

@@ -1,4 +1,4 @@
-"""`Codec`: any lengths in one call, no recompilation for similar ones, errors by name, any number of devices."""
+"""`Codec`: inputs of any lengths, no recompilation for similar lengths, errors, and several devices."""
 
 import os
 import subprocess
@@ -32,20 +32,20 @@ def sigs() -> list[np.ndarray]:
     return [0.1 * rng.normal(size=size).astype(np.float32) for size in SIZES]
 
 
-def test_the_demo_codec_speaks():
-    """What the package uses without a checkpoint: small, and close to the recording, which it was not trained on."""
+def test_the_demo_codec_reconstructs_speech():
+    """The demo codec is small, and its output is close to a recording outside its training data."""
     from focalcodec_jax.train.losses import log_mel
     from focalcodec_jax.train.run_config import MelConfig
 
     demo, sig = Codec.from_pretrained(), audio.read(SAMPLE_RECORDING)
     (toks,) = demo.encode(sig, 16000)
     (decoded,) = demo.decode(toks)
-    heard, original = (
+    log_mels, reference = (
         np.asarray(log_mel(jnp.asarray(x[None, : len(decoded)]), MelConfig(), 16000)) for x in (decoded, sig)
     )
     assert len(set(toks.tolist())) > 200
-    assert np.abs(heard - original).mean() < 1.0
-    assert np.corrcoef(heard.ravel(), original.ravel())[0, 1] > 0.9
+    assert np.abs(log_mels - reference).mean() < 1.0
+    assert np.corrcoef(log_mels.ravel(), reference.ravel())[0, 1] > 0.9
     assert (ASSETS / DEMO / "model.safetensors").stat().st_size < 8e6
 
 
@@ -57,9 +57,9 @@ def test_list_equals_one_by_one_equals_the_model(codec: Codec, sigs):
         assert toks.dtype == np.int32
     np.testing.assert_array_equal(together[2], apply("sig_to_toks", sigs[2][None])[0])
     decoded = codec.decode(together)
-    for sound, toks in zip(decoded, together, strict=True):
-        assert len(sound) == count.tokens_to_samples(codec.config, len(toks))
-        np.testing.assert_allclose(sound, codec.decode(toks)[0], atol=1e-5)
+    for sig, toks in zip(decoded, together, strict=True):
+        assert len(sig) == count.tokens_to_samples(codec.config, len(toks))
+        np.testing.assert_allclose(sig, codec.decode(toks)[0], atol=1e-5)
     np.testing.assert_allclose(decoded[2], apply("toks_to_sig", together[2][None])[0], atol=1e-5)
     qfeats = codec.qfeats(together[2])[0]
     np.testing.assert_allclose(qfeats, apply("toks_to_qfeats", together[2][None])[0], rtol=1e-4, atol=1e-5)
@@ -79,7 +79,7 @@ def test_similar_lengths_compile_nothing(codec: Codec):
         codec.decode(codec.encode(rng.normal(size=8500).astype(np.float32), 16000))
         assert compiled == []
         codec.encode(rng.normal(size=90_000).astype(np.float32), 16000)
-        assert len(compiled) == 1, "a listener that hears nothing would prove nothing"
+        assert len(compiled) == 1, "the listener must receive events"
     finally:
         jax.monitoring.clear_event_listeners()
 
@@ -101,7 +101,7 @@ def test_resamples(codec: Codec):
 
 
 def test_voice_conversion_equals_the_reference(codec: Codec):
-    """Padded frames of the speech and of the matching set are never neighbours."""
+    """Padded frames of the speech and of the matching set are never chosen as neighbours."""
     golden = load_golden("offline_50hz")
     case = golden.cases[12345]
     other = golden.cases[5119]["sig"][0]
@@ -137,9 +137,9 @@ def test_bad_sample_rate(codec: Codec):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (np.array([3, 8192]), "has token 8192 at position 1; this codebook is 0 to 8191"),
+        (np.array([3, 8192]), "has token 8192 at position 1; tokens of this codec are 0 to 8191"),
         (np.array([-1]), "has token -1 at position 0"),
-        (np.array([0.5]), "holds float64 values; tokens are integers"),
+        (np.array([0.5]), "contains float64 values; tokens are integers"),
         (np.array([], np.int32), "give at least one token"),
     ],
 )
@@ -148,8 +148,8 @@ def test_bad_tokens(codec: Codec, tokens: np.ndarray, message: str):
         codec.decode(tokens)
 
 
-def test_device_that_is_not_there():
-    with pytest.raises(FocalCodecError, match="no tpu on this machine"):
+def test_missing_device():
+    with pytest.raises(FocalCodecError, match="this machine has no tpu"):
         Codec.from_pretrained(device="tpu")
 
 
@@ -163,13 +163,13 @@ codec = Codec.from_pretrained(folder)
 sigs = list(np.load(work + "/sigs.npz").values())
 toks = codec.encode(sigs, 16000)
 np.savez(work + "/toks.npz", *toks)
-np.savez(work + "/sound.npz", *codec.decode(toks))
+np.savez(work + "/decoded.npz", *codec.decode(toks))
 """
     np.savez(tmp_path / "sigs.npz", *sigs)
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", script, GOLDEN / "offline_50hz", tmp_path], env=env, check=True)
-    toks, sound = np.load(tmp_path / "toks.npz"), np.load(tmp_path / "sound.npz")
+    toks, decoded = np.load(tmp_path / "toks.npz"), np.load(tmp_path / "decoded.npz")
     expected = codec.encode(sigs, 16000)
-    for key, own, heard in zip(toks, expected, codec.decode(expected), strict=True):
-        np.testing.assert_array_equal(toks[key], own)
-        np.testing.assert_allclose(sound[key], heard, atol=1e-5)
+    for key, expected_toks, expected_sig in zip(toks, expected, codec.decode(expected), strict=True):
+        np.testing.assert_array_equal(toks[key], expected_toks)
+        np.testing.assert_allclose(decoded[key], expected_sig, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Checkpoints from folders and from the hub; what is wrong with one is said in one error."""
+"""Checkpoints in folders and on the hub, and errors about them."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_parameter_counts_of_the_published_models():
         np.testing.assert_allclose(counted, expected, atol=0.05, err_msg=name)
 
 
-def test_compute_dtype_is_a_choice_and_parameters_stay_float32():
+def test_parameters_are_float32_for_any_compute_dtype():
     model, variables = load_pretrained(GOLDEN / "offline_50hz", dtype="bfloat16")
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
     sig = jax.numpy.asarray(load_file(GOLDEN / "offline_50hz/io.safetensors")["5119.sig"])
@@ -81,7 +81,7 @@ def test_compute_dtype_is_a_choice_and_parameters_stay_float32():
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A stand-in hub and an empty cache. The client reads its environment at import, hence the constants."""
+    """A stand-in hub and an empty cache. The client reads its environment on import, so its constants are replaced."""
     from huggingface_hub import constants
 
     with stand_in.serve({REPOSITORY: GOLDEN / "offline_50hz"}) as server:
@@ -100,7 +100,7 @@ def test_hub_name_and_its_short_form(hub):
     assert len(downloads) == 1
     load_pretrained("focalcodec_50hz", revision="main")
     downloads = [request for request in hub.asked if request.startswith("GET") and "model.safetensors" in request]
-    assert len(downloads) == 1, "the second load comes from the cache"
+    assert len(downloads) == 1, "the second load uses the cache"
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_hub_name_and_its_short_form(hub):
         ("someone/empty", None, "lacks one of config.json"),
     ],
 )
-def test_what_the_hub_has_not(hub, tmp_path, name, revision, message):
+def test_missing_on_the_hub(hub, tmp_path, name, revision, message):
     hub.repositories["someone/empty"] = tmp_path
     with pytest.raises(CheckpointError, match=message):
         load_pretrained(name, revision=revision)
 
 
-def test_broken_download_is_one_error_and_the_next_try_succeeds(hub):
+def test_the_next_try_after_a_broken_download_succeeds(hub):
     hub.cut_after = 1000
     with pytest.raises(CheckpointError, match=REPOSITORY):
         load_pretrained(REPOSITORY)
@@ -126,7 +126,7 @@ def test_broken_download_is_one_error_and_the_next_try_succeeds(hub):
 
 
 def test_offline_cache_through_the_environment(tmp_path):
-    """As a user sets it: HF_ENDPOINT, HF_HOME, then HF_HUB_OFFLINE with the hub gone."""
+    """A user sets HF_ENDPOINT and HF_HOME, and later HF_HUB_OFFLINE without a hub."""
     script = (
         f"from focalcodec_jax import load_pretrained; print(load_pretrained({REPOSITORY!r})[0].config.token_rate_hz)"
     )
@@ -145,7 +145,7 @@ def test_offline_cache_through_the_environment(tmp_path):
     assert "not in the cache" in never.stderr
 
 
-# --- what can be wrong with a folder
+# --- errors about folders
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def edit(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
-def test_every_wrong_tensor_is_listed_at_once(folder: Path):
+def test_one_error_lists_all_wrong_tensors(folder: Path):
     tensors = load_file(folder / "model.safetensors")
     tensors["surprise.weight"] = tensors.pop("decoder.head.proj.weight")
     tensors["decoder.head.proj.bias"] = tensors["decoder.head.proj.bias"][:-1].copy()
@@ -210,38 +210,38 @@ def test_other_architectures(folder: Path):
     with pytest.raises(ConfigError, match="of a 'wavlm' model, not of a FocalCodec"):
         load_pretrained(GOLDEN / "wavlm_hf")
     edit(folder, decoder_name="HiFiGAN")
-    with pytest.raises(ConfigError, match="decoder_name is 'HiFiGAN', this package has WaveNeXt and Vocos"):
+    with pytest.raises(ConfigError, match="decoder_name is 'HiFiGAN', this package supports WaveNeXt and Vocos"):
         load_pretrained(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="is not JSON"):
         load_pretrained(folder)
 
 
-def test_names_that_lead_nowhere(folder: Path):
-    with pytest.raises(CheckpointError, match="not a folder here, and not a hub name"):
+def test_invalid_names(folder: Path):
+    with pytest.raises(CheckpointError, match="neither a local folder nor a hub name"):
         load_pretrained("no-such-thing")
     with pytest.raises(CheckpointError, match="is a file; give the folder"):
         load_pretrained(folder / "config.json")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="holds no weights"):
+    with pytest.raises(CheckpointError, match="contains no weights"):
         load_pretrained(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+    with pytest.raises(CheckpointError, match=r"contains no config\.json"):
         load_pretrained(folder)
     with pytest.raises(ConfigError, match="presets are focalcodec_50hz"):
         CodecConfig.preset("focalcodec_51hz")
 
 
-def test_saving_what_is_not_the_models(folder: Path, tmp_path: Path):
+def test_saving_variables_of_another_model(folder: Path, tmp_path: Path):
     model, variables = load_pretrained(folder)
     other = FocalCodec(load_pretrained(GOLDEN / "offline_wide")[0].config)
-    with pytest.raises(CheckpointError, match="not those of the model"):
+    with pytest.raises(CheckpointError, match="the variables do not match the model"):
         save_pretrained(tmp_path / "new", other, variables)
     assert not (tmp_path / "new").exists()
     del model
 
 
-def test_a_failed_save_leaves_what_was_there(folder: Path, monkeypatch):
+def test_a_failed_save_keeps_the_old_files(folder: Path, monkeypatch):
     model, variables = load_pretrained(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -36,7 +36,7 @@ class Judgement:
 
 def weight_norm(kernel: Kernel, scale: Float[Array, " dim_out"]) -> Kernel:
     """Each output channel's kernel at the norm `scale`."""
-    return kernel * (scale * lax.rsqrt((kernel**2).sum(axis=(0, 1))))
+    return kernel * (scale * lax.rsqrt((kernel**2).sum(axis=(0, 1))))[None, None]
 
 
 class NormedConv(nn.Module):
@@ -73,7 +73,7 @@ class NormedConv(nn.Module):
             y = by_group(padded, kernel)
         else:  # on a CPU, XLA's grouped form takes 3 to 15 times as long
             y = lax.platform_dependent(padded, kernel, cpu=by_group, default=by_xla)
-        return y + bias.astype(self.dtype)
+        return y + bias[None, None].astype(self.dtype)
 
     def _largest_singular_value(self, kernel: Kernel) -> Float[Array, ""]:
         matrix = kernel.reshape(-1, self.dim)  # (kernel · dim_in, dim_out)
@@ -154,7 +154,7 @@ class Discriminators(nn.Module):
         for scale in range(self.config.num_scales):
             if scale:
                 # Zeros at the edges count in the average, as in the original's pooling.
-                x = nn.avg_pool(pad_frames(x, 2, 2), (4,), (2,))
+                x = nn.pool(pad_frames(x, 2, 2), 0.0, lax.add, (4,), (2,), "VALID") / 4
             judgements.append(
                 ScaleDiscriminator(self.config, scale == 0, self.split, self.dtype, name=f"scale_{scale}")(x)
             )

@@ -32,7 +32,7 @@ def feature_loss(
     real = frame_mask(lengths, feats.shape[1])
     # The difference itself is masked: what lies past an end may be anything.
     error = jnp.where(real[..., None], qfeats.astype(jnp.float32) - feats.astype(jnp.float32), 0) ** 2
-    return error.sum() / jnp.maximum(real.sum() * feats.shape[-1], 1)
+    return error.sum() / jnp.maximum(real.sum() * feats.shape[-1], 1).astype(jnp.float32)
 
 
 # --- log-mel ---------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def mel_loss(
     total = jnp.zeros(())
     for config in configs:
         error = jnp.abs(log_mel(fake, config, rate_hz) - log_mel(real, config, rate_hz)).mean(axis=-1)
-        counted = frame_mask(-(-lengths // config.hop_length), error.shape[1])
+        counted = frame_mask(-(-lengths // config.hop_length), error.shape[1]).astype(jnp.float32)
         total += (error * counted).sum() / jnp.maximum(counted.sum(), 1)
     return total / len(configs)
 

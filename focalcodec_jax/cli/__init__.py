@@ -16,8 +16,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Speech to tokens and back with FocalCodec, at 0.16 to 0.80 kbps. "
-    "Try: focalcodec-jax reconstruct speech.wav -o out.wav",
+    help="Encode speech to tokens and decode it with FocalCodec, at 0.16 to 0.80 kbps. "
+    "For a first result: focalcodec-jax reconstruct speech.wav -o out.wav",
 )
 app.command()(codec.encode)
 app.command()(codec.decode)
@@ -29,17 +29,18 @@ app.add_typer(train.app, name="train")
 app.command()(train.prepare)
 app.command()(corpus.tokenize)
 app.command()(corpus.detokenize)
-app.command("export-stablehlo")(export.export_stablehlo_command)
+app.command("export-stablehlo")(export.export_stablehlo)
 
 
 def main(command: typer.Typer | None = None) -> None:
-    """Run the command; what is wrong with the input is one line and exit code 2."""
+    """Run the command. An error about the input is printed in one line, with exit code 2."""
     with reported():
         (command or app)()
 
 
 @contextmanager
 def reported() -> Iterator[None]:
+    """Print errors about the input in one line, and exit with code 2."""
     try:
         yield
     except FocalCodecError as error:
@@ -52,5 +53,5 @@ def reported() -> Iterator[None]:
 def fail(message: str) -> None:
     console.print(f"[bold red]error:[/] {one_line(message)}", soft_wrap=True, highlight=False)
     if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
-        os._exit(2)  # leaving in order waits for the other processes, and they for this one
+        os._exit(2)  # a regular exit would wait for the other processes, which wait for this one
     sys.exit(2)

@@ -4,41 +4,51 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from focalcodec_jax.cli.options import CheckpointOption, Device, DeviceOption, load
+from focalcodec_jax.cli.options import CheckpointOption, Device, DeviceOption
 from focalcodec_jax.console import console, one_line
 from focalcodec_jax.errors import AudioError, FocalCodecError
 from focalcodec_jax.recordings import audio
 from focalcodec_jax.tokens import files as tokenfiles
 
+if TYPE_CHECKING:
+    from focalcodec_jax.config import DType
+    from focalcodec_jax.inference import Codec
+
 AudioFiles = Annotated[
     list[Path],
-    typer.Argument(metavar="IN...", help="Audio files (WAV, FLAC, MP3, OGG, …; any rate, any channels) or folders."),
+    typer.Argument(
+        metavar="IN...",
+        help="Audio files (WAV, FLAC, MP3, OGG and others, with any sample rate and number of channels) or folders.",
+    ),
 ]
 
 
 def encode(
     inputs: AudioFiles,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="One input: .npy. Several: a folder, .npz or .json, by file name.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Output: .npy for one recording; a folder, .npz or .json for several, by file name."
+        ),
     ],
     checkpoint: CheckpointOption = None,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Turn speech into tokens."""
+    """Encode speech to tokens."""
     files = _audio_files(inputs)
     tokenfiles.check_output(output, len(files))
     names = _distinct([file.name for file in files], "recordings")
-    codec = load(checkpoint, device)
+    codec = load_codec(checkpoint, device)
     started = time.monotonic()
     tokens, seconds = {}, 0.0
-    for group in track(list(_groups(files)), description="encoding", console=console, transient=True):
+    for group in track(list(_batched(files)), description="encoding", console=console, transient=True):
         sigs = [audio.read(file) for file in group]
         tokens |= zip((file.name for file in group), codec.encode(sigs, audio.SAMPLE_RATE_HZ), strict=True)
         seconds += sum(map(len, sigs)) / audio.SAMPLE_RATE_HZ
@@ -48,18 +58,24 @@ def encode(
 
 
 def decode(
-    inputs: Annotated[list[Path], typer.Argument(metavar="TOKENS...", help=".npy, .npz, .json, or folders of .npy.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .wav (or .flac, …), or a folder for several.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="TOKENS...", help="Token files (.npy, .npz or .json), or folders of .npy files."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Audio file to write, such as out.wav or out.flac; a folder for several."),
+    ],
     checkpoint: CheckpointOption = None,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Turn tokens back into speech."""
+    """Decode tokens to speech."""
     from focalcodec_jax.inference import check_tokens
 
     read = [(name, toks) for path in inputs for name, toks in tokenfiles.read(path).items()]
     _check_audio_output(output, len(read))
     stems = _distinct([Path(name).stem if audio.is_audio_name(name) else name for name, _ in read], "token sequences")
-    codec = load(checkpoint, device)
+    codec = load_codec(checkpoint, device)
     started = time.monotonic()
     checked = [check_tokens(toks, codec.config.quantizer.codebook_size, name) for name, toks in read]
     sigs = codec.decode(checked)
@@ -71,18 +87,19 @@ def decode(
 
 def reconstruct(
     source: Annotated[Path, typer.Argument(metavar="IN", help="An audio file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the reconstruction, such as out.wav.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Audio file to write, such as out.wav.")],
     spectrogram: Annotated[
-        Path | None, typer.Option(help="Also draw input and output, with the tokens below, as a picture.")
+        Path | None,
+        typer.Option(help="Image to write, such as out.png: spectrograms of input and output, and the tokens."),
     ] = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Turn speech into tokens and back, to hear what the codec keeps."""
+    """Encode speech to tokens and decode it again."""
     _check_audio_output(output, 1)
     _check_picture(spectrogram)
     sig = audio.read(source)
-    codec = load(checkpoint, device)
+    codec = load_codec(checkpoint, device)
     config = codec.config
     started = time.monotonic()
     with console.status("encoding and decoding"):
@@ -96,26 +113,28 @@ def reconstruct(
         plots.reconstruction(spectrogram, before, after, toks, config.quantizer.code_dim)
     size = len(toks) * config.quantizer.code_dim
     seconds = len(sig) / audio.SAMPLE_RATE_HZ
-    kept = f"{len(toks)} tokens ({size / 8:.0f} bytes, {size / seconds / 1000:.2f} kbps)"
-    _done(f"{seconds:.2f} s of speech → {kept} → {len(decoded) / codec.sample_rate_hz:.2f} s of audio", output, started)
+    code = f"{len(toks)} tokens ({size / 8:.0f} bytes, {size / seconds / 1000:.2f} kbps)"
+    _done(f"{seconds:.2f} s of speech → {code} → {len(decoded) / codec.sample_rate_hz:.2f} s of audio", output, started)
     if spectrogram is not None:
-        console.print(f"picture in {one_line(str(spectrogram))}", highlight=False, soft_wrap=True)
+        console.print(f"image in {one_line(str(spectrogram))}", highlight=False, soft_wrap=True)
 
 
 def convert_voice(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="What to say: an audio file.")],
-    target: Annotated[Path, typer.Option(help="Whose voice: a folder of recordings of one speaker, minutes of them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the result, such as out.wav.")],
-    neighbours: Annotated[int, typer.Option("-k", min=1, help="Nearest neighbours to average.")] = 4,
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An audio file to convert.")],
+    target: Annotated[
+        Path, typer.Option(help="A folder of recordings of the target speaker, several minutes in total; or one file.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Audio file to write, such as out.wav.")],
+    neighbours: Annotated[int, typer.Option("-k", min=1, help="Number of nearest neighbours to average.")] = 4,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Say a recording in another speaker's voice."""
+    """Convert a recording to the voice of another speaker."""
     _check_audio_output(output, 1)
     sig = audio.read(source)
     files = audio.recordings(target) if target.is_dir() else [target]
-    voices = [audio.read(file) for file in track(files, "reading the voice", console=console, transient=True)]
-    codec = load(checkpoint, device)
+    voices = [audio.read(file) for file in track(files, "reading the target", console=console, transient=True)]
+    codec = load_codec(checkpoint, device)
     started = time.monotonic()
     with console.status("converting"):
         (converted,) = codec.convert_voice(sig, voices, audio.SAMPLE_RATE_HZ, k=neighbours)
@@ -125,9 +144,9 @@ def convert_voice(
 
 
 def info(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A published model, a hub name, or a checkpoint folder.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A published model, a hub name, or a folder.")],
 ) -> None:
-    """Show a codec's parts, parameters, rates and latency. A published model's name needs no network."""
+    """Show the parts, parameters, rates and latency of a codec. The names of published models need no network."""
     import math
 
     from focalcodec_jax.config import PARTS
@@ -158,6 +177,21 @@ def info(
     out.print(parts, rates)
 
 
+def load_codec(checkpoint: str | None, device: Device, dtype: "DType | None" = None) -> "Codec":
+    """Load the codec that the options name."""
+    from focalcodec_jax.inference import Codec
+    from focalcodec_jax.pretrained import DEMO
+
+    if checkpoint is None:
+        console.print(
+            "[yellow]no --checkpoint given: using the demo codec in this package, a small model of low quality; "
+            "for good quality, give --checkpoint lucadellalib/focalcodec_50hz[/]",
+            soft_wrap=True,
+        )
+    with console.status("loading the codec"):
+        return Codec.from_pretrained(checkpoint or DEMO, dtype=dtype, device=None if device is Device.auto else device)
+
+
 def _audio_files(inputs: list[Path]) -> list[Path]:
     files = [file for path in inputs for file in (audio.recordings(path) if path.is_dir() else [path])]
     missing = [str(file) for file in files if not file.exists()]
@@ -169,24 +203,26 @@ def _audio_files(inputs: list[Path]) -> list[Path]:
 def _distinct(names: list[str], what: str) -> list[str]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise FocalCodecError(f"{what} are kept by file name, and these come more than once: {', '.join(twice)}")
+        raise FocalCodecError(
+            f"{what} are stored by file name, and some names occur more than once: {', '.join(twice)}"
+        )
     return names
 
 
-def _groups(files: list[Path], size: int = 64) -> Iterator[list[Path]]:
-    """Few enough files at a time to hold in memory, enough to fill batches."""
+def _batched(files: list[Path], size: int = 64) -> Iterator[list[Path]]:
+    """Split files into groups that fit in memory and are large enough to fill batches."""
     for start in range(0, len(files), size):
         yield files[start : start + size]
 
 
 def _check_audio_output(output: Path, count: int) -> None:
-    """Refuse an output before any work is done."""
+    """Check that the output can be written, before any work is done."""
     if output.suffix and not output.is_dir():
         audio.check_name(output)
         if count > 1:
-            raise AudioError(f"{output} is one file and there are {count} results; give a folder")
+            raise AudioError(f"{output} is a single file, but there are {count} results; give a folder")
         if not output.parent.is_dir():
-            raise AudioError(f"the folder of {output} does not exist; make it first")
+            raise AudioError(f"the folder of {output} does not exist; create it first")
 
 
 def _check_picture(path: Path | None) -> None:
@@ -196,9 +232,9 @@ def _check_picture(path: Path | None) -> None:
 
     known = Figure().canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
-        raise FocalCodecError(f"{path} does not end in a picture format; .png always works")
+        raise FocalCodecError(f"{path} does not end in the extension of an image format; .png always works")
     if not path.parent.is_dir():
-        raise FocalCodecError(f"the folder of {path} does not exist; make it first")
+        raise FocalCodecError(f"the folder of {path} does not exist; create it first")
 
 
 def _write_audio(output: Path, stem: str, sig, rate_hz: int) -> None:

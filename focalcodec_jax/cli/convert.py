@@ -15,7 +15,7 @@ from focalcodec_jax.files import SAMPLE_RECORDING
 from focalcodec_jax.pretrained import save_pretrained
 from focalcodec_jax.recordings import audio
 
-app = typer.Typer(no_args_is_help=True, help="Bring weights in from PyTorch, and check that they compute the same.")
+app = typer.Typer(no_args_is_help=True, help="Import weights from PyTorch, and compare two checkpoints numerically.")
 console = Console()
 
 
@@ -24,16 +24,20 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A FocalCodec (v0.0.1 or v0.0.2) or a WavLM-large (transformers or Microsoft layout): "
-            "a folder, a weight file, or a hub name such as microsoft/wavlm-large."
+            help="A FocalCodec (v0.0.1 or v0.0.2) or a WavLM-large (transformers or Microsoft layout), given as a "
+            "folder, a weight file, or a hub name such as microsoft/wavlm-large."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the codec to.")],
     preset: Annotated[
-        str | None, typer.Option(help=f"For WavLM: the model to build around it (default {DEFAULT_PRESET}).")
+        str | None,
+        typer.Option(
+            help="Published model whose structure to use: with a WavLM, for the parts around it (default "
+            f"{DEFAULT_PRESET}); with a FocalCodec weight file that has no config.json, for the codec."
+        ),
     ] = None,
-    layers: Annotated[int, typer.Option(min=1, help="For WavLM: how many transformer layers to keep.")] = 6,
-    seed: Annotated[int, typer.Option(help="For WavLM: seed of the parts that are freshly initialised.")] = 0,
+    layers: Annotated[int, typer.Option(min=1, help="Transformer layers of a WavLM to keep.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of the parts around a WavLM, which are randomly initialized.")] = 0,
 ) -> None:
     """Import a checkpoint and write it in the official layout, which this package and PyTorch both load."""
     imported = import_checkpoint(source, preset=preset, layers=layers, seed=seed)
@@ -44,37 +48,38 @@ def import_(
     for reason, names in imported.dropped.items():
         console.print(f"  left out {len(names)}: {reason}", highlight=False)
     if imported.fresh:
-        console.print(f"  freshly initialised, to be trained: {', '.join(imported.fresh)}", highlight=False)
+        console.print(f"  randomly initialized, to be trained: {', '.join(imported.fresh)}", highlight=False)
 
 
 @app.command("verify")
 def verify_(
-    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint folder or hub name: the reference.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The one to compare; with --live, run by PyTorch.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="Folder or hub name of the reference checkpoint.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Folder or hub name of the checkpoint to compare with A.")],
     audio_file: Annotated[
-        Path | None, typer.Option("--audio", help="Speech to compare on; a sample in this package by default.")
+        Path | None,
+        typer.Option("--audio", help="Recording to compare on. The default is the sample in this package."),
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Run B in the PyTorch original (needs torch and focalcodec).")
+        bool,
+        typer.Option("--live", help="Run B in the PyTorch original, which needs the packages torch and focalcodec."),
     ] = False,
 ) -> None:
     """Compare two checkpoints stage by stage. Exit code 1 when they differ."""
     report = verify(first, second, audio.read(audio_file or SAMPLE_RECORDING), live=live)
-    table = Table(
-        title=f"{first} beside {second}{' (PyTorch)' if live else ''}", caption="largest error / largest value"
-    )
-    for column in ("stage", "shape", "fed with A's input", "end to end"):
+    table = Table(title=f"{first} and {second}{' (PyTorch)' if live else ''}", caption="largest error / largest value")
+    for column in ("stage", "shape", "given A's input", "end to end"):
         table.add_column(column)
-    for error in report.stages:
-        table.add_row(error.stage, str(error.shape), f"{error.alone:.1e}", f"{error.along:.1e}")
+    for parity in report.stages:
+        errors = (parity.given_reference_input, parity.end_to_end)
+        table.add_row(parity.stage, str(parity.shape), *(f"{error:.1e}" for error in errors))
     console.print(table)
     same = report.tokens - report.differing
     console.print(
-        f"tokens: {same} of {report.tokens} equal; {report.near_zero} differ by a latent within {NEAR_ZERO:g} of zero, "
-        f"{report.differing - report.near_zero} otherwise",
+        f"tokens: {same} of {report.tokens} equal; {report.near_zero} differ where a latent is within {NEAR_ZERO:g} of "
+        f"zero, {report.differing - report.near_zero} elsewhere",
         soft_wrap=True,
     )
     verdict = "agree" if report.agree else "[bold red]differ[/]"
-    console.print(f"the two {verdict} (stages to {TOLERANCE:g}, tokens exactly)")
+    console.print(f"the two {verdict} (tolerance {TOLERANCE:g} for each stage, exact for tokens)")
     if not report.agree:
         raise typer.Exit(1)

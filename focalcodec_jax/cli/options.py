@@ -1,21 +1,16 @@
-"""Options that several commands have, and what they share."""
+"""Options that several commands share."""
 
-import os
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from focalcodec_jax.console import console
 from focalcodec_jax.errors import ConfigError
-
-if TYPE_CHECKING:
-    from focalcodec_jax.config import DType
-    from focalcodec_jax.inference import Codec
 
 
 class Device(StrEnum):
+    """Kind of device to compute on."""
+
     auto = "auto"
     cpu = "cpu"
     gpu = "gpu"
@@ -29,46 +24,45 @@ CheckpointOption = Annotated[
         "-c",
         metavar="NAME_OR_FOLDER",
         help="A hub name such as lucadellalib/focalcodec_50hz, or a folder with config.json and model.safetensors. "
-        "Without it, the small demo codec in this package.",
+        "The default is the small demo codec in this package.",
     ),
 ]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
+DeviceOption = Annotated[
+    Device, typer.Option(help="Kind of device to compute on. auto chooses a TPU or GPU if there is one.")
+]
 DistributedOption = Annotated[
-    bool, typer.Option("--distributed", help="One of several processes, as TPU pods, Slurm or Open MPI start them.")
+    bool,
+    typer.Option(
+        "--distributed", help="Run as one of several processes that a TPU pod, Slurm or Open MPI has started."
+    ),
 ]
 CoordinatorOption = Annotated[
     str | None,
-    typer.Option(envvar="JAX_COORDINATOR_ADDRESS", help="Elsewhere: HOST:PORT of the first of several processes,"),
+    typer.Option(
+        envvar="JAX_COORDINATOR_ADDRESS",
+        help="HOST:PORT of the first process, for several processes without a cluster.",
+    ),
 ]
-NumProcessesOption = Annotated[int | None, typer.Option(envvar="JAX_NUM_PROCESSES", help="how many there are,")]
-ProcessIdOption = Annotated[int | None, typer.Option(envvar="JAX_PROCESS_ID", help="and which this is, from 0.")]
+NumProcessesOption = Annotated[
+    int | None, typer.Option(envvar="JAX_NUM_PROCESSES", help="Number of processes, with --coordinator.")
+]
+ProcessIdOption = Annotated[
+    int | None, typer.Option(envvar="JAX_PROCESS_ID", help="Index of this process from 0, with --coordinator.")
+]
 
 
-def load(checkpoint: str | None, device: Device, dtype: "DType | None" = None) -> "Codec":
-    """The codec that the command line asks for."""
-    from focalcodec_jax.inference import Codec
-    from focalcodec_jax.pretrained import DEMO
-
-    if checkpoint is None:
-        console.print(
-            "[yellow]no --checkpoint given: using the demo codec in this package, which is small and sounds it; "
-            "for quality, give --checkpoint lucadellalib/focalcodec_50hz[/]",
-            soft_wrap=True,
-        )
-    with console.status("loading the codec"):
-        return Codec.from_pretrained(checkpoint or DEMO, dtype=dtype, device=None if device is Device.auto else device)
-
-
-def join(distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Become one of several processes, if asked to.
+def join_processes(
+    distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Initialize `jax.distributed`, if the options ask for several processes.
 
     Raises:
-        ConfigError: half of what is needed was given, or the cluster does not say the rest.
+        ConfigError: An option is missing, or the cluster does not provide the number of processes.
     """
     given = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < len(given) and not distributed:
-        raise ConfigError(f"of several processes each needs {', '.join(missing)} as well; or --distributed")
+        raise ConfigError(f"each of several processes needs {', '.join(missing)} as well, or --distributed")
     if distributed or not missing:
         import jax
 
@@ -76,14 +70,21 @@ def join(distributed: bool, coordinator: str | None, num_processes: int | None, 
             jax.distributed.initialize(coordinator, num_processes, process_id)
         except ValueError as error:
             raise ConfigError(
-                f"no cluster here says how many processes there are ({error}); give {', '.join(given)}"
+                f"no cluster provides the number of processes ({error}); give {', '.join(given)}"
             ) from error
 
 
-def keep_compiled() -> None:
-    """Keep compiled programs between runs, where the user has not said where."""
-    import jax
+# Former names, which cli/corpus.py and cli/train.py still import.
+join = join_processes
 
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "focalcodec_jax" / "compiled"))
+
+def load(*args, **kwargs):
+    from focalcodec_jax.cli.codec import load_codec
+
+    return load_codec(*args, **kwargs)
+
+
+def keep_compiled() -> None:
+    from focalcodec_jax import inference
+
+    inference.keep_compiled()

@@ -1,14 +1,17 @@
-"""`focalcodec-jax export-stablehlo`: a codec as two StableHLO programs that any machine with jax runs.
+"""Export of a codec as two StableHLO programs, which run on any machine with jax.
 
-An export is a folder: `encode.stablehlo` and `decode.stablehlo` (serialized `jax.export.Exported`, one program each for
-all batch sizes, lengths and platforms), `encode.npz` and `decode.npz` with their parameters by path, `serving.json`
-with what a caller must know, and `load.py`, which needs jax and flatbuffers (with which jax reads programs) alone.
+An export is a folder with these files:
+    encode.stablehlo, decode.stablehlo: serialized `jax.export.Exported`, for all batch sizes, lengths and platforms.
+    encode.npz, decode.npz: the parameters of each program, by path.
+    serving.json: a description of the codec and of the programs.
+    load.py: a loader, which needs only jax and flatbuffers.
 
+The programs have these signatures:
     encode: params, sig (batch, samples) float32, lengths (batch,) → toks (batch, tokens), lengths in tokens
     decode: params, toks (batch, tokens) int32, lengths (batch,) → sig (batch, samples) float32, lengths in samples
 
-The programs take `step` · n + `extra` samples or tokens, for any n: what makes every shape inside them provably whole.
-`load.py` pads to that, which changes no result.
+The programs accept `step` · n + `extra` samples or tokens for any n. With this form, JAX can prove that all symbolic
+shapes inside the programs are integers. `load.py` pads its input accordingly, which changes no result.
 """
 
 import hashlib
@@ -16,8 +19,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +29,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
-from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
+from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig, DType
 from focalcodec_jax.errors import ConfigError, FocalCodecError
 from focalcodec_jax.export import loader
 from focalcodec_jax.files import written_whole
 from focalcodec_jax.nn import lengths as count
 from focalcodec_jax.nn.codec import FocalCodec
 from focalcodec_jax.nn.layers import frame_mask
-from focalcodec_jax.pretrained import Variables
+from focalcodec_jax.pretrained import Variables, load_pretrained
 from focalcodec_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -45,33 +49,71 @@ FILES = (
 )
 
 
-def export_stablehlo(
+@dataclass(frozen=True)
+class ExportReport:
+    """An export that was written.
+
+    Attributes:
+        folder: folder of the export.
+        checkpoint: name of the codec, if it has one.
+        platforms: platforms that the programs run on.
+    """
+
+    folder: Path
+    checkpoint: str | None
+    platforms: tuple[str, ...]
+
+
+def stablehlo(
+    checkpoint: str | Path, output: str | Path, platforms: Sequence[str] = PLATFORMS, *, dtype: DType = "float32"
+) -> ExportReport:
+    """Export a checkpoint as StableHLO programs, with their parameters and a loader.
+
+    Args:
+        checkpoint: name or folder, as for `load_pretrained`.
+        output: folder to write to. It must be new or empty, or contain an earlier export, which is replaced.
+        platforms: platforms that the programs run on: cpu, cuda and tpu. This machine does not need to have them.
+        dtype: compute dtype of the programs.
+
+    Raises:
+        ConfigError: A platform or the dtype is unknown.
+        CheckpointError: As for `load_pretrained`.
+        FocalCodecError: The folder contains other files.
+        OSError: The folder cannot be written. No partial file is left.
+    """
+    check_platforms(platforms)
+    check_folder(Path(output))
+    if dtype not in get_args(DType):
+        raise ConfigError(f"no codec computes in {dtype!r}; give {' or '.join(get_args(DType))}", parameter="dtype")
+    model, variables = load_pretrained(checkpoint, dtype=dtype)
+    return write_programs(model, variables, output, platforms, checkpoint=str(checkpoint))
+
+
+def write_programs(
     model: FocalCodec,
     variables: Variables,
-    folder: str | Path,
+    output: str | Path,
     platforms: Sequence[str] = PLATFORMS,
     *,
     checkpoint: str | None = None,
-) -> None:
-    """Write a codec as StableHLO programs, their parameters and a loader.
+) -> ExportReport:
+    """Export a model and its variables, as `stablehlo` exports a checkpoint.
 
     Args:
-        folder: a new or an empty one, or an earlier export, which is replaced.
-        platforms: what the programs are to run on: some of cpu, cuda, tpu. None of them need be at hand.
-        checkpoint: the codec's name, for `serving.json`.
+        model, variables: the Flax module and its variables.
+        output, platforms: as for `stablehlo`.
+        checkpoint: name of the codec, for `serving.json`.
 
     Raises:
-        ConfigError: there is no such platform.
-        FocalCodecError: the folder holds something else.
-        OSError: the folder cannot be written; nothing half-written is left.
+        ConfigError, FocalCodecError, OSError: As for `stablehlo`.
     """
-    folder = Path(folder)
+    folder = Path(output)
     check_platforms(platforms)
     check_folder(folder)
     params: dict[str, Any] = {name: parameters(variables, name) for name in PARTS}
     programs = {name: program(model, name, params[name], platforms) for name in PARTS}
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:  # the last to be entered takes its name first: serving.json comes when all is there
+    with ExitStack() as stack:  # files are renamed in reverse order, so that serving.json appears last
         parts = {name: stack.enter_context(written_whole(folder / name)) for name in reversed(FILES)}
         for name in PARTS:
             parts[f"{name}.stablehlo"].write_bytes(programs[name].serialize())
@@ -80,35 +122,36 @@ def export_stablehlo(
         about = describe(model.config, platforms, checkpoint)
         about["sha256"] = {name: _digest(parts[name]) for name in FILES if not name.endswith((".py", ".json"))}
         parts[loader.ABOUT].write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return ExportReport(folder, checkpoint, tuple(platforms))
 
 
 def check_platforms(platforms: Sequence[str]) -> None:
-    """Refuse no platform at all, or an unknown one.
+    """Check that there is at least one platform, and that all are known.
 
     Raises:
-        ConfigError: names it, and those there are.
+        ConfigError: No platform is given, or one is unknown.
     """
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
         wrong = f"no platform is called {unknown[0]!r}" if unknown else "no platform is given"
-        raise ConfigError(f"{wrong}; give some of {','.join(PLATFORMS)}")
+        raise ConfigError(f"{wrong}; give one or more of {','.join(PLATFORMS)}", parameter="platforms")
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder in which an export would lie among other files.
+    """Check that a folder contains nothing but an earlier export.
 
     Raises:
-        FocalCodecError: names one of them.
+        FocalCodecError: The folder contains another file, which the message names.
     """
     if folder.exists() and not folder.is_dir():
         raise FocalCodecError(f"{folder} is a file; give a new folder")
     others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.is_dir() else []
     if others:
-        raise FocalCodecError(f"{folder} holds something else ({others[0]}); give a new or an empty folder")
+        raise FocalCodecError(f"{folder} contains other files ({others[0]}); give a new or an empty folder")
 
 
 def parameters(variables: Variables, name: str) -> dict[str, np.ndarray]:
-    """What `encode` or `decode` needs of a codec's parameters, by path."""
+    """Parameters that `encode` or `decode` needs, by path."""
     parts = {part: variables["params"][part] for part in PARTS[name]}
     return {path: np.asarray(array) for path, array in flatten_dict(parts, sep="/").items()}
 
@@ -116,7 +159,13 @@ def parameters(variables: Variables, name: str) -> dict[str, np.ndarray]:
 def program(
     model: FocalCodec, name: str, params: Mapping[str, np.ndarray], platforms: Sequence[str] = PLATFORMS
 ) -> export.Exported:
-    """`encode` or `decode` of any batch size and length, for these platforms."""
+    """Export `encode` or `decode` for any batch size and length.
+
+    Args:
+        name: `encode` or `decode`.
+        params: its parameters by path, from `parameters`.
+        platforms: platforms that the program runs on.
+    """
 
     def encode(params, sig, lengths):
         toks: Any = model.apply({"params": unflatten_dict(params, sep="/")}, sig, lengths, method="sig_to_toks")
@@ -129,7 +178,7 @@ def program(
 
     function, dtype = {"encode": (encode, np.float32), "decode": (decode, np.int32)}[name]
     step, extra = sizes(model.config, name)
-    # Always true of whole numbers, and told because the relative positions' square of n·(2n−1) values needs it.
+    # JAX cannot derive this constraint itself. It needs it for the n · (2n−1) values of the relative position bias.
     batch, length = export.symbolic_shape(f"batch, {step}*n + {extra}", constraints=("n*n >= n",))
     arguments = (jax.ShapeDtypeStruct((batch, length), dtype), jax.ShapeDtypeStruct((batch,), np.int32))
     shapes = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in params.items()}
@@ -139,7 +188,7 @@ def program(
 
 @contextmanager
 def _file_names_only() -> Iterator[None]:
-    """A program says which line made each operation; not where that file lies on this machine."""
+    """Remove the folders of this machine from the source locations that programs contain."""
     option = "jax_hlo_source_file_canonicalization_regex"
     before = getattr(jax.config, option)
     jax.config.update(option, ".*/")
@@ -150,9 +199,10 @@ def _file_names_only() -> Iterator[None]:
 
 
 def sizes(config: CodecConfig, name: str) -> tuple[int, int]:
-    """The step and the extra of a program's lengths: samples that make whole tokens, or tokens that make whole chunks.
+    """The `step` and `extra` of the lengths of a program.
 
-    An offline extractor needs extra samples for its last frame: its windows reach past their strides.
+    The input of `encode` is a whole number of tokens, in samples. The input of `decode` is a whole number of chunks, in
+    tokens. An offline feature extractor needs extra samples for its last frame, because kernels exceed their strides.
     """
     if name == "encode":
         step, extra, encoder = math.prod(config.compressor.factors), 0, config.encoder
@@ -165,7 +215,7 @@ def sizes(config: CodecConfig, name: str) -> tuple[int, int]:
 
 
 def describe(config: CodecConfig, platforms: Sequence[str], checkpoint: str | None) -> dict[str, Any]:
-    """What `serving.json` says, but for the files' digests."""
+    """Content of `serving.json`, except for the digests of the files."""
     shapes = {
         "encode": ("sig float32 (batch, samples)", "toks int32 (batch, tokens)"),
         "decode": ("toks int32 (batch, tokens)", "sig float32 (batch, samples)"),

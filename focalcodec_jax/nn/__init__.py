@@ -1,1 +1,1 @@
-"""The model, as pure functions and Flax modules: its layers, its parts and the whole codec."""
+"""The model: pure functions and Flax modules, from single layers to the whole codec."""

@@ -1,8 +1,10 @@
-"""Binary spherical quantization (Zhao et al., 2024): the sign of each latent is one bit of the token.
+"""Binary spherical quantization (Zhao et al., 2024): the sign of each latent value is one bit of the token.
 
-Pure functions. The most significant bit comes first; a latent of exactly zero counts as 0. Tokens are computed in
-integer arithmetic only, because bfloat16 cannot hold every integer above 256.
+All functions are pure. The most significant bit comes first, and a latent value of exactly zero gives the bit 0. Tokens
+are computed in integer arithmetic only, because bfloat16 cannot represent every integer above 256.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +14,19 @@ from jaxtyping import Array, Bool, Float, Int
 from focalcodec_jax.nn.layers import frame_mask
 
 
-def _shifts(code_dim: int) -> np.ndarray:
-    return np.arange(code_dim - 1, -1, -1, dtype=np.int32)
+def _shifts(code_dim: int, ndim: int) -> np.ndarray:
+    """Position of each bit within a token, with `ndim` axes: (1, ..., 1, code_dim)."""
+    return np.arange(code_dim - 1, -1, -1, dtype=np.int32).reshape((1,) * (ndim - 1) + (code_dim,))
 
 
 def bits_to_codes(bits: Bool[Array, "*batch bits"]) -> Float[Array, "*batch bits"]:
-    """±1/√K, on the unit sphere."""
+    """Codes on the unit sphere: each of the K bits becomes +1/√K or −1/√K."""
     scale = np.float32(1 / np.sqrt(bits.shape[-1]))
     return jnp.where(bits, scale, -scale)
 
 
 def bits_to_toks(bits: Bool[Array, "*batch bits"]) -> Int[Array, "*batch"]:
-    return (bits.astype(jnp.int32) << _shifts(bits.shape[-1])).sum(axis=-1, dtype=jnp.int32)
+    return (bits.astype(jnp.int32) << _shifts(bits.shape[-1], bits.ndim)).sum(axis=-1, dtype=jnp.int32)
 
 
 def lats_to_codes(lats: Float[Array, "*batch bits"]) -> Float[Array, "*batch bits"]:
@@ -39,27 +42,28 @@ def codes_to_toks(codes: Float[Array, "*batch bits"]) -> Int[Array, "*batch"]:
 
 
 def toks_to_codes(toks: Int[Array, "*batch"], code_dim: int) -> Float[Array, "*batch bits"]:
-    return bits_to_codes((toks[..., None] >> _shifts(code_dim)) & 1 > 0)
+    return bits_to_codes((toks[..., None] >> _shifts(code_dim, toks.ndim + 1)) & 1 > 0)
 
 
 def quantize(lats: Float[Array, "*batch bits"]) -> tuple[Float[Array, "*batch bits"], Int[Array, "*batch"]]:
-    """Codes and tokens of latents on the unit sphere, with a straight-through gradient.
+    """Quantize latents on the unit sphere, with a straight-through gradient.
 
     Args:
-        lats: latents, (..., K), each of norm one.
+        lats: (..., K) latents, each of norm one.
 
     Returns:
-        codes (..., K), exactly ±1/√K, whose gradient with respect to `lats` is the identity; toks (...), int32.
+        codes: (..., K), every value exactly ±1/√K. Their gradient with respect to `lats` is the identity.
+        toks: (...) int32.
     """
     bits = lats > 0
-    through = lats - jax.lax.stop_gradient(lats)  # zero in value, so that the codes stay exact
+    through = lats - jax.lax.stop_gradient(lats)  # its value is zero, so the codes stay exact
     return bits_to_codes(bits) + through, bits_to_toks(bits)
 
 
 def normalize(x: Float[Array, "*batch bits"]) -> Float[Array, "*batch bits"]:
     """Project onto the unit sphere, in float32."""
     x = x.astype(jnp.float32)
-    # The floor sits inside the root, where it keeps the gradient at zero finite.
+    # The floor is applied before the root, so that the gradient at zero is finite.
     return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(axis=-1, keepdims=True), 1e-24))
 
 
@@ -73,16 +77,16 @@ def entropy_loss(
     inv_temperature: float = 100.0,
     diversity: float = 1.0,
 ) -> Float[Array, ""]:
-    """Entropy of each frame's soft assignment − `diversity` · entropy of the average assignment, in nats.
+    """Mean entropy of the soft assignments − `diversity` · entropy of the mean assignment, in nats.
 
-    Low where every frame is sure of its code and the codes are used alike. Averages are over all real frames given;
-    under `jax.jit` with sharded arrays that is the global batch.
+    The loss is low when each latent is assigned to one code with confidence and all codes are used equally often.
+    Averages are over all real tokens; under `jax.jit` with sharded arrays they are over the global batch.
 
     Args:
-        lats: latents on the unit sphere, (batch, tokens, K).
-        lengths: real tokens of each item; the rest counts for nothing. The loss of no token at all is 0.
-        inv_temperature: τ; a code c gets a probability proportional to exp(2τ · lats · c).
-        diversity: γ.
+        lats: (batch, tokens, K) latents on the unit sphere.
+        lengths: number of real tokens of each item; all tokens by default. A batch without real tokens has loss 0.
+        inv_temperature: inverse temperature τ. The probability of a code c is proportional to exp(2τ · lats · c).
+        diversity: weight γ of the entropy of the mean assignment.
 
     Source: Zhao et al., "Image and Video Tokenization with Binary Spherical Quantization" (2024), section 3.3.
     """
@@ -96,20 +100,26 @@ def entropies(
     *,
     inv_temperature: float = 100.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean entropy of the frames' soft assignments, and the entropy of their mean, in nats; arguments as above.
+    """The two terms of `entropy_loss`, which describes the arguments.
 
-    The assignment factorises over bits, so that a frame's entropy is a sum of binary entropies, and the mean over
-    the 2^K codes is one product of two tables of half the bits each: memory grows with 2^(K/2), not 2^K, per frame.
+    The assignment factorizes over bits. The entropy of one assignment is therefore a sum of binary entropies, and the
+    mean over all 2^K codes is a product of two tables over half the bits. Memory per token grows with 2^(K/2), not 2^K.
+
+    Returns:
+        Mean entropy of the soft assignments, and entropy of the mean assignment, both scalars in nats.
     """
     bits = lats.shape[-1]
-    logits = 4 * inv_temperature / np.sqrt(bits) * lats.astype(jnp.float32).reshape(-1, bits)
-    real = jnp.ones(len(logits)) if lengths is None else frame_mask(lengths, lats.shape[1]).reshape(-1)
+    logits = 4 * inv_temperature / math.sqrt(bits) * lats.astype(jnp.float32).reshape(-1, bits)
+    if lengths is None:
+        real = jnp.ones(len(logits))
+    else:
+        real = frame_mask(lengths, lats.shape[1]).reshape(-1).astype(jnp.float32)
     count = jnp.maximum(real.sum(), 1)
 
-    # What lies past an item's end may be anything, NaN included, in value and in gradient.
+    # Padding may hold NaN, which must reach neither the value nor the gradient.
     logits = jnp.where(real[:, None] > 0, logits, 0)
-    sure = jnp.abs(logits)
-    binary = jnp.log1p(jnp.exp(-sure)) + sure * jax.nn.sigmoid(-sure)
+    size = jnp.abs(logits)
+    binary = jnp.log1p(jnp.exp(-size)) + size * jax.nn.sigmoid(-size)
     per_frame = (binary.sum(axis=-1) * real).sum() / count
 
     first = _half_codebook(logits[:, : bits // 2])
@@ -120,8 +130,8 @@ def entropies(
     return per_frame, codebook
 
 
-def _half_codebook(logits: Float[Array, "frames bits"]) -> Float[Array, "frames codes"]:
-    """Probability of every setting of these bits."""
+def _half_codebook(logits: Float[Array, "tokens bits"]) -> Float[Array, "tokens codes"]:
+    """Probability of every combination of these bits."""
     table = jnp.ones((len(logits), 1))
     for logit in logits.T:
         one = jax.nn.sigmoid(logit)[:, None]

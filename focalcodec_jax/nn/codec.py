@@ -1,9 +1,9 @@
-"""FocalCodec: speech to tokens and back, as a Flax module of six elementary steps.
+"""FocalCodec as a Flax module: speech to tokens and back, in elementary steps that can also be called one by one.
 
     sig ─ encoder ─ feats ─ compressor ─ lats ─ quantizer ─ toks | codes ─ decompressor ─ qfeats ─ decoder ─ sig
 
-`lengths` always count what the method's own input counts: samples, frames or tokens. With lengths, each item's
-result is what it would be alone, whatever lies past its end.
+`lengths` is given in the unit of the method's input: samples, frames or tokens. With `lengths`, the result of each item
+equals the result without padding, whatever values the padding holds.
 """
 
 from functools import partial
@@ -30,10 +30,13 @@ Toks = Int[Array, "batch tokens"]
 
 
 class FocalCodec(nn.Module):
-    """The model. Use `model.apply(variables, x, method="sig_to_toks")`, or `Codec` for lists of recordings.
+    """The model. Call it as `model.apply(variables, x, method="sig_to_toks")`, or use `Codec` for lists of recordings.
 
-    Shapes: sig (batch, samples) float in [−1, 1] at 16 kHz; feats and qfeats (batch, frames, dim); lats and codes
-    (batch, tokens, bits); toks (batch, tokens) int32; decoded sig at `config.sample_rate_out_hz`.
+    Names and shapes of the arrays:
+        sig: (batch, samples) audio in [−1, 1]; input at 16 kHz, output at `config.sample_rate_out_hz`.
+        feats, qfeats: (batch, frames, dim) features of the encoder, and features rebuilt from codes.
+        lats, codes: (batch, tokens, bits) latents on the unit sphere, and their quantized values.
+        toks: (batch, tokens) int32 tokens.
 
     Source: Della Libera et al., "FocalCodec" (2025) and "FocalCodec-Stream" (2025).
     """
@@ -90,10 +93,12 @@ class FocalCodec(nn.Module):
         return self.feats_to_sig(self.toks_to_qfeats(toks, lengths), frames)
 
     def __call__(self, sig: Sig, lengths: Lengths = None) -> tuple[Toks, Codes, Float[Array, "batch samples_out"]]:
-        """Through the whole codec.
+        """Encode and decode.
 
         Returns:
-            toks; codes, with the straight-through gradient; sig, cut or padded to the input's duration.
+            toks: (batch, tokens).
+            codes: (batch, tokens, bits), with the straight-through gradient.
+            sig: (batch, samples_out), cut or padded to the duration of the input.
         """
         codes, toks = bsq.quantize(self.sig_to_lats(sig, lengths))
         tokens = None if lengths is None else count.samples_to_tokens(self.config, lengths)
@@ -109,5 +114,5 @@ class FocalCodec(nn.Module):
 
 @partial(jax.jit, static_argnums=0)
 def initialize(model: FocalCodec, key: jax.Array) -> Any:
-    """Fresh random variables; compiled once per configuration."""
+    """Randomly initialized variables. The function is compiled once per configuration."""
     return model.init(key, jnp.zeros((1, model.config.encoder.samples_per_frame)))

@@ -1,5 +1,7 @@
-"""Decoders: features to audio. One ConvNeXt backbone, two heads: Vocos (Siuzdak, 2023) by inverse STFT, WaveNeXt
-(Okamoto et al., 2023) by a linear layer."""
+"""Decoders from features to audio: a ConvNeXt backbone with one of two heads.
+
+Vocos (Siuzdak, 2023) ends in an inverse STFT, WaveNeXt (Okamoto et al., 2023) in a linear layer.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,13 +17,14 @@ MAX_MAGNITUDE = 100.0
 
 
 def pad(config: BackboneConfig, x: Float[Array, "batch frames dim"], lengths: Lengths) -> Array:
+    """Pad so that the convolution keeps the number of frames."""
     if config.causal and isinstance(config, WaveNeXtConfig):
-        return pad_frames(x, config.kernel_size - 1, 0)  # parity: this decoder alone pads its past with zeros
+        return pad_frames(x, config.kernel_size - 1, 0)  # parity: only this decoder pads with zeros on the left
     return pad_for_kernel(x, config.kernel_size, config.causal, lengths)
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution → LayerNorm → Linear → GELU → Linear → layer scale, plus the input."""
+    """Residual block: depthwise convolution → LayerNorm → Linear → GELU → Linear → layer scale."""
 
     config: BackboneConfig
     dtype: Dtype
@@ -35,10 +38,12 @@ class ConvNeXtBlock(nn.Module):
         y = linear(config.dim, self.dtype, "pwconv2")(y)
         scale = 1 / config.num_layers if config.layerscale_init is None else config.layerscale_init
         gamma = self.param("gamma", nn.initializers.constant(scale), (config.dim,), jnp.float32)
-        return x + gamma.astype(self.dtype) * y
+        return x + gamma[None, None].astype(self.dtype) * y
 
 
 class Backbone(nn.Module):
+    """Convolution → LayerNorm → ConvNeXt blocks → LayerNorm."""
+
     config: BackboneConfig
     dtype: Dtype
 
@@ -55,7 +60,7 @@ class Backbone(nn.Module):
 
 
 class FourierHead(nn.Module):
-    """Log-magnitude and phase of each frame, then the inverse STFT."""
+    """Predicts the log-magnitude and phase of each frame, and applies the inverse STFT."""
 
     config: VocosConfig
     dtype: Dtype
@@ -68,12 +73,12 @@ class FourierHead(nn.Module):
         frames = inverse_frames(jnp.minimum(jnp.exp(log_magnitude), MAX_MAGNITUDE), phase)
         if not config.causal:
             return istft(frames, config.hop_length, lengths)
-        newest = zero_padding(frames[..., -config.hop_length :], lengths)  # parity: un-windowed, no overlap
+        newest = zero_padding(frames[..., -config.hop_length :], lengths)  # parity: no window and no overlap
         return newest.reshape(x.shape[0], -1)
 
 
 class LinearHead(nn.Module):
-    """`hop_length` samples per frame, clamped to [−1, 1]."""
+    """Predicts the `hop_length` samples of each frame, clipped to [−1, 1]."""
 
     config: WaveNeXtConfig
     dtype: Dtype
@@ -85,7 +90,7 @@ class LinearHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features to audio, `hop_length` samples per frame; silence past each item's end."""
+    """Features to audio, `hop_length` samples per frame. The output is zero past the end of each item."""
 
     config: VocosConfig | WaveNeXtConfig
     dtype: Dtype

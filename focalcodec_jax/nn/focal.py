@@ -1,7 +1,7 @@
-"""Focal modulation (Yang et al., 2022) over time: the compressor and the decompressor.
+"""Compressor and decompressor, built from focal modulation (Yang et al., 2022) over time.
 
-Context is gathered by depthwise convolutions of growing width and, at the last level, over the whole utterance
-(offline) or a long window of the past (causal); gates choose how much of each level modulates the query.
+Depthwise convolutions of growing width gather context. The last level covers the whole utterance in offline models, and
+a long window of the past in causal ones. Gates weight how much each level modulates the query.
 """
 
 import flax.linen as nn
@@ -38,12 +38,16 @@ def norm(config: FocalConfig, dtype: Dtype, name: str) -> Norm:
 def time_mean(x: Float[Array, "batch frames dim"], lengths: Lengths) -> Float[Array, "batch 1 dim"]:
     """Mean over each item's real frames, accumulated in float32."""
     total = zero_padding(x, lengths).astype(jnp.float32).sum(axis=1, keepdims=True)
-    count = x.shape[1] if lengths is None else lengths[:, None, None]
+    count = x.shape[1] if lengths is None else lengths[:, None, None].astype(jnp.float32)
     return (total / count).astype(x.dtype)
 
 
 class FocalModulation(nn.Module):
-    """query · Σ gate_l · context_l; `window_size` is the causal model's longest context."""
+    """Computes query · Σ_l gate_l · context_l.
+
+    Attributes:
+        window_size: longest context of a causal model, in frames.
+    """
 
     config: FocalConfig
     window_size: int
@@ -73,13 +77,14 @@ class FocalModulation(nn.Module):
         return linear(dim, self.dtype, "out_proj")(y)
 
     def widen(self, context: Array, level: int, kernel_size: int, lengths: Lengths) -> Array:
+        """Widen the context of each frame by a depthwise convolution."""
         padded = pad_for_kernel(context, kernel_size, self.config.causal, lengths)
         dim = context.shape[-1]
         return gelu(Conv(dim, kernel_size, groups=dim, dtype=self.dtype, name=f"layers_{level}")(padded))
 
 
 class FocalBlock(nn.Module):
-    """Focal modulation in place of attention in a transformer layer."""
+    """A transformer layer with focal modulation in place of attention."""
 
     config: FocalConfig
     window_size: int
@@ -97,12 +102,12 @@ class FocalBlock(nn.Module):
         y = normalize(branch(x)) if self.config.use_post_norm else branch(normalize(x))
         if self.config.use_layerscale:
             init = nn.initializers.constant(self.config.layerscale_init)
-            y = y * self.param(f"{name}_gamma", init, (x.shape[-1],), jnp.float32).astype(y.dtype)
+            y = y * self.param(f"{name}_gamma", init, (x.shape[-1],), jnp.float32)[None, None].astype(y.dtype)
         return x + y
 
 
 class DownScale(nn.Module):
-    """Strided convolution over `factor` frames, then Snake."""
+    """Strided convolution that merges `factor` frames into one, then Snake."""
 
     features: int
     factor: int
@@ -121,7 +126,7 @@ class DownScale(nn.Module):
 
 
 class UpScale(nn.Module):
-    """Snake, then a transposed convolution whose kernel equals its stride: each frame becomes `factor` frames."""
+    """Snake, then a transposed convolution that turns each frame into `factor` frames."""
 
     features: int
     factor: int
@@ -133,7 +138,7 @@ class UpScale(nn.Module):
 
 
 class Spread(nn.Module):
-    """Transposed convolution with kernel = stride = `factor`, which is a matrix product."""
+    """Transposed convolution whose kernel size equals its stride `factor`, computed as a matrix product."""
 
     features: int
     factor: int
@@ -146,7 +151,7 @@ class Spread(nn.Module):
         kernel = self.param("kernel", init, (self.factor, dim, self.features), jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32).astype(self.dtype)
         y = jnp.einsum("btd,kdf->btkf", x.astype(self.dtype), kernel, precision=precision(self.dtype))
-        return y.reshape(batch, frames * self.factor, self.features) + bias
+        return y.reshape(batch, frames * self.factor, self.features) + bias[None, None]
 
 
 class DownStage(nn.Module):
@@ -167,7 +172,7 @@ class DownStage(nn.Module):
 
 
 class Compressor(nn.Module):
-    """Features to latents on the unit sphere, one per token."""
+    """Features to latents on the unit sphere, one latent vector per token."""
 
     config: CompressorConfig
     dtype: Dtype
@@ -201,7 +206,7 @@ class UpStage(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Residual feed-forward over whole chunks, so that each frame sees the rest of its chunk."""
+    """Residual feed-forward layer over whole chunks, so that each frame depends on all frames of its chunk."""
 
     chunk_frames: int
     dtype: Dtype
@@ -217,7 +222,7 @@ class Refiner(nn.Module):
 
 
 class Decompressor(nn.Module):
-    """Codes to features; the causal one ends in the refiner."""
+    """Codes to features. Causal models end in the refiner."""
 
     config: DecompressorConfig
     dtype: Dtype

@@ -1,7 +1,7 @@
-"""Layers that more than one part uses. Layout is (batch, frames, dim) throughout.
+"""Layers shared by several parts of the model. All arrays have the layout (batch, frames, dim).
 
-Float32 means float32: every matrix product asks for `Precision.HIGHEST`, because JAX's default is TF32 on recent
-GPUs and bfloat16 passes on TPUs, which flips tokens.
+In float32, every matrix product uses `Precision.HIGHEST`. JAX's default precision is TF32 on recent GPUs and bfloat16
+passes on TPUs, both of which change tokens.
 """
 
 import math
@@ -17,13 +17,13 @@ Dtype = DTypeLike
 
 
 def gelu(x: Array) -> Array:
-    """The exact form, as PyTorch computes it: on CPU twice as fast as the erfc form of `jax.nn.gelu`."""
+    """Exact GELU by erf, as in PyTorch. On CPU it is twice as fast as the erfc form of `jax.nn.gelu`."""
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
 def precision(dtype: Dtype) -> lax.Precision:
-    """Matrix-product precision that keeps what `dtype` promises on every backend."""
+    """Precision of matrix products that gives the accuracy of `dtype` on every backend."""
     return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
@@ -32,42 +32,42 @@ def precision(dtype: Dtype) -> lax.Precision:
 
 def frame_mask(lengths: Int[Array, " batch"], num_frames: int) -> Bool[Array, "batch frames"]:
     """True on the real frames of each item."""
-    return jnp.arange(num_frames) < lengths[:, None]
+    return jnp.arange(num_frames)[None] < lengths[:, None]
 
 
 def zero_padding(x: Float[Array, "batch frames dim"], lengths: Int[Array, " batch"] | None) -> Array:
-    """Zero what lies past each item's length, so that an operation across time sees what it sees without padding."""
+    """Set the frames past each item's length to zero, so that operations across time ignore their values."""
     if lengths is None:
         return x
     return jnp.where(frame_mask(lengths, x.shape[1])[..., None], x, 0)
 
 
 def pad_frames(x: Float[Array, "batch frames dim"], left: int, right: int) -> Float[Array, "batch padded dim"]:
-    """Append zero frames on both sides."""
+    """Add `left` zero frames before and `right` zero frames after."""
     return jnp.pad(x, ((0, 0), (left, right), (0, 0)))
 
 
 def pad_same(x: Float[Array, "batch frames dim"], kernel_size: int) -> Float[Array, "batch padded dim"]:
-    """Zero padding that keeps the number of frames; an even kernel gets one more zero on the right, as in PyTorch."""
+    """Zero padding that keeps the number of frames. Even kernels get one more zero on the right, as in PyTorch."""
     left = (kernel_size - 1) // 2
     return pad_frames(x, left, kernel_size - 1 - left)
 
 
 def repeat_first(x: Float[Array, "batch frames dim"], left: int) -> Float[Array, "batch padded dim"]:
-    """Causal padding: the first frame repeated on the left."""
+    """Causal padding: repeat the first frame `left` times before it."""
     return jnp.pad(x, ((0, 0), (left, 0), (0, 0)), mode="edge")
 
 
 def pad_for_kernel(
     x: Float[Array, "batch frames dim"], kernel_size: int, causal: bool, lengths: Int[Array, " batch"] | None
 ) -> Float[Array, "batch padded dim"]:
-    """Pad so that a convolution keeps the number of frames and reads nothing past an item's end."""
-    if causal:  # looks back only: what follows an item's end cannot reach it
+    """Pad so that a convolution keeps the number of frames and does not depend on values past an item's end."""
+    if causal:  # depends on past frames only, so the padding after an item's end cannot reach it
         return repeat_first(x, kernel_size - 1)
     return pad_same(zero_padding(x, lengths), kernel_size)
 
 
-# --- convolutions: pure functions, no padding ("valid"), kernel (kernel_size, dim_in / groups, dim_out) ---------
+# --- convolutions without padding, as pure functions; kernels are (kernel_size, dim_in / groups, dim_out) --------
 
 
 def plain_conv(
@@ -76,7 +76,7 @@ def plain_conv(
     stride: int = 1,
     groups: int = 1,
 ) -> Float[Array, "batch frames_out dim_out"]:
-    """The textbook form, by XLA's convolution: what the fast forms below must equal."""
+    """Convolution by XLA. It is the reference for the faster forms below."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -91,17 +91,17 @@ def plain_conv(
 def depthwise_conv(
     x: Float[Array, "batch frames dim"], kernel: Float[Array, "kernel 1 dim"]
 ) -> Float[Array, "batch frames_out dim"]:
-    """One filter per channel as a sum of shifted products, accumulated in float32.
+    """Convolution with one filter per channel, as a sum of shifted products accumulated in float32.
 
-    XLA's grouped convolution is tens of times slower on CPU for one channel per group. Long kernels run their taps
-    in a loop, sixteen at a time, to keep the program small.
+    XLA's grouped convolution with one channel per group is tens of times slower on CPU. Long kernels use a loop over
+    blocks of sixteen taps, which keeps the program small.
     """
     taps, frames = kernel.shape[0], x.shape[1] - kernel.shape[0] + 1
-    weights = kernel[:, 0].astype(jnp.float32)
+    weights = kernel.astype(jnp.float32)
 
     def add(total, source, block):
         for tap in range(block.shape[0]):
-            total = total + source[:, tap : tap + frames].astype(jnp.float32) * block[tap]
+            total = total + source[:, tap : tap + frames].astype(jnp.float32) * block[tap][None]
         return total
 
     total = jnp.zeros((x.shape[0], frames, x.shape[2]), jnp.float32)
@@ -127,17 +127,17 @@ def grouped_conv(
     stride: int,
     groups: int,
 ) -> Float[Array, "batch frames_out dim_out"]:
-    """A grouped convolution as `groups` dense ones, which XLA runs faster than its grouped form.
+    """Grouped convolution as `groups` dense convolutions, which XLA runs faster than its grouped form.
 
-    Nor is that form's gradient safe: with jax 0.10.2 the kernel's comes out doubled where the batch is split over one
-    axis of a mesh and whole along another.
+    XLA's grouped form is also unsafe under sharding. With jax 0.10.2 the gradient of its kernel is doubled when the
+    batch is sharded over one axis of a mesh and replicated over another.
     """
     pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
     return jnp.concatenate([plain_conv(part, weights, stride) for part, weights in pairs], axis=-1)
 
 
 def conv(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array:
-    """The fastest form for these shapes; shapes as in `plain_conv`."""
+    """Convolution by the fastest form for these shapes. The arguments are those of `plain_conv`."""
     if groups == 1:
         return plain_conv(x, kernel, stride)
     if groups == x.shape[-1] == kernel.shape[-1] and stride == 1:
@@ -146,7 +146,7 @@ def conv(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array:
 
 
 class Conv(nn.Module):
-    """Convolution over frames without padding: callers pad, because how they pad is what sets the parts apart."""
+    """Convolution over frames without padding. Callers pad the input, each in its own way."""
 
     features: int
     kernel_size: int
@@ -162,7 +162,7 @@ class Conv(nn.Module):
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
+            y = y + bias[None, None].astype(self.dtype)
         return y
 
 
@@ -174,12 +174,12 @@ def linear(features: int, dtype: Dtype, name: str) -> nn.Dense:
 
 
 def layer_norm(dtype: Dtype, name: str, epsilon: float = 1e-5) -> nn.LayerNorm:
-    """Statistics and scaling in float32, two-pass variance as in PyTorch."""
+    """LayerNorm with statistics and scaling in float32, and two-pass variance as in PyTorch."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
 class FeedForward(nn.Module):
-    """Linear → GELU → Linear, back to the input's width."""
+    """Linear → GELU → Linear; the output has the width of the input."""
 
     ffn_dim: int
     dtype: Dtype
@@ -191,23 +191,24 @@ class FeedForward(nn.Module):
 
 
 class Snake(nn.Module):
-    """x + sin²(αx) / α with a learned α per channel (Ziyin et al., 2020)."""
+    """Computes x + sin²(αx) / α with one learned α per channel (Ziyin et al., 2020)."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
-        alpha = self.param("alpha", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32).astype(x.dtype)
+        alpha = self.param("alpha", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32)
+        alpha = alpha[None, None].astype(x.dtype)
         return x + jnp.sin(alpha * x) ** 2 / (alpha + 1e-9)
 
 
 class DynamicTanh(nn.Module):
-    """tanh(αx) with one learned α: a normalisation that needs no statistics (Zhu et al., 2025)."""
+    """Computes tanh(αx) with one learned α, a normalization without statistics (Zhu et al., 2025)."""
 
     init_value: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
         alpha = self.param("alpha", nn.initializers.constant(self.init_value), (1,), jnp.float32)
-        return jnp.tanh(alpha * x.astype(jnp.float32)).astype(x.dtype)
+        return jnp.tanh(alpha[None, None] * x.astype(jnp.float32)).astype(x.dtype)
 
 
 Norm = Callable[[Array], Array]

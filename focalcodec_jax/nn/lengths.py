@@ -1,4 +1,4 @@
-"""How many frames, tokens and samples a length becomes. Works on ints and on integer arrays alike."""
+"""Conversions between numbers of samples, frames and tokens, for Python integers and for integer arrays."""
 
 from typing import TypeVar
 
@@ -10,17 +10,28 @@ from focalcodec_jax.config import CodecConfig, EncoderConfig
 N = TypeVar("N", int, np.ndarray, jax.Array)
 
 
+def bucket_length(length: int, quantum: int) -> int:
+    """Length to pad to, so that a few compiled programs serve all lengths.
+
+    Buckets are multiples of `quantum`: 16 quanta, then each a quarter longer than the one before.
+    """
+    quanta = 16
+    while quanta * quantum < length:
+        quanta = -(-quanta * 5 // 4)
+    return quanta * quantum
+
+
 def at_least_one(n: N) -> N:
-    return n + (n < 1) * (1 - n)
+    return n.clip(1) if isinstance(n, np.ndarray | jax.Array) else max(n, 1)
 
 
 def conv_frames(n: N, kernel_size: int, stride: int, causal: bool) -> N:
-    """Frames out of one layer of the feature extractor."""
+    """Output frames of one layer of the feature extractor."""
     return (n + stride - 1) // stride if causal else at_least_one((n - kernel_size) // stride + 1)
 
 
 def encoder_frames(config: EncoderConfig, samples: N) -> N:
-    """Frames out of the whole feature extractor."""
+    """Output frames of the feature extractor."""
     for kernel_size, stride in zip(config.kernel_sizes, config.strides, strict=True):
         samples = conv_frames(samples, kernel_size, stride, config.causal)
     return samples
@@ -30,12 +41,12 @@ def downscaled(n: N, factor: int, causal: bool) -> N:
     """Frames after a downscaling by `factor`."""
     if causal:
         return (n + factor - 1) // factor
-    # parity: the original pads by (n − factor) mod factor zeros, which for factors above two drops a tail
+    # parity: the original pads with (n − factor) mod factor zeros, which drops the last frames for factors above two
     return at_least_one((n + (n - factor) % factor) // factor)
 
 
 def samples_to_frames(config: CodecConfig, samples: N) -> N:
-    """Feature frames of `samples` audio samples at 16 kHz; an input of a single sample gives one frame."""
+    """Feature frames of `samples` audio samples at 16 kHz. A single sample gives one frame."""
     return encoder_frames(config.encoder, samples)
 
 
@@ -47,7 +58,7 @@ def frames_to_tokens(config: CodecConfig, frames: N) -> N:
 
 
 def tokens_to_frames(config: CodecConfig, tokens: N) -> N:
-    """Feature frames rebuilt from `tokens` tokens; at least as many as went in."""
+    """Feature frames rebuilt from `tokens` tokens; at least as many as were encoded."""
     for factor in config.decompressor.factors:
         tokens = tokens * factor
     return tokens
@@ -67,6 +78,6 @@ def tokens_to_samples(config: CodecConfig, tokens: N) -> N:
 
 
 def samples_in_to_out(config: CodecConfig, samples: N) -> N:
-    """Samples at the output rate that last as long as `samples` at 16 kHz, rounded up."""
+    """Samples at the output rate with the duration of `samples` at 16 kHz, rounded up."""
     hop_in = config.encoder.samples_per_frame
     return (samples * config.decoder.hop_length + hop_in - 1) // hop_in

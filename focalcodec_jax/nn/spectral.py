@@ -1,5 +1,6 @@
-"""Short-time Fourier transforms. Pure functions in float32; frames lie on the second-last axis."""
+"""Short-time Fourier transforms as pure functions in float32. Frames are on the second-to-last axis."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -15,28 +16,31 @@ def hann_window(n_fft: int) -> np.ndarray:
 def stft_magnitude(
     sig: Float[Array, "batch samples"], n_fft: int, hop_length: int
 ) -> Float[Array, "batch frames bins"]:
-    """Magnitudes of Hann-windowed frames, 1 + samples // hop_length of them, frame i centred on sample i · hop_length.
+    """Magnitudes of 1 + samples // hop_length Hann-windowed frames. Frame i is centred on sample i · hop_length.
 
-    Zeros stand before the first sample and after the last. The gradient at silence is zero.
+    The signal is padded with zeros at both ends. The gradient at silence is zero.
     """
     pieces = -(-n_fft // hop_length)
     num_frames = 1 + sig.shape[1] // hop_length
     total = (num_frames + pieces - 1) * hop_length
     left = n_fft // 2
     padded = jnp.pad(sig.astype(jnp.float32), ((0, 0), (left, max(0, total - left - sig.shape[1]))))[:, :total]
-    # Frames are joined from hop-long pieces: slices, whose gradient is an addition and not a scatter.
+    # Frames are concatenated from slices of hop_length samples, because the gradient of a gather is a slow scatter.
     cut = padded.reshape(len(sig), -1, hop_length)
     frames = jnp.concatenate([cut[:, piece : piece + num_frames] for piece in range(pieces)], axis=-1)[..., :n_fft]
-    spectrum = jnp.fft.rfft(frames * hann_window(n_fft))
+    spectrum = jnp.fft.rfft(frames * hann_window(n_fft)[None, None])
     power = spectrum.real**2 + spectrum.imag**2
     return jnp.sqrt(jnp.maximum(power, 1e-14))
 
 
 def overlap_add(frames: Float[Array, "*batch frames n_fft"], hop_length: int) -> Float[Array, "*batch samples"]:
-    """Add frames at `hop_length` apart, (frames − 1) · hop_length + n_fft samples.
+    """Sum overlapping frames that start `hop_length` samples apart.
 
-    Each frame is cut into hop-long pieces and the pieces are added as shifted wholes: no scatter, whose indices
-    XLA would fold into constants for seconds.
+    Each frame is cut into pieces of `hop_length` samples. The pieces with the same index are shifted and added as one
+    array. A scatter would be slower to compile, because XLA spends seconds folding its indices into constants.
+
+    Returns:
+        (..., (frames − 1) · hop_length + n_fft) samples.
     """
     *batch, num_frames, n_fft = frames.shape
     pieces = -(-n_fft // hop_length)
@@ -50,32 +54,32 @@ def overlap_add(frames: Float[Array, "*batch frames n_fft"], hop_length: int) ->
 def inverse_frames(
     magnitude: Float[Array, "batch frames bins"], phase: Float[Array, "batch frames bins"]
 ) -> Float[Array, "batch frames n_fft"]:
-    """Inverse real FFT of each frame. The imaginary parts at DC and Nyquist count for nothing."""
-    real = np.ones(magnitude.shape[-1], np.float32)
-    real[[0, -1]] = 0
-    return jnp.fft.irfft(magnitude * jnp.cos(phase) + 1j * (magnitude * jnp.sin(phase) * real))
+    """Inverse real FFT of each frame. The imaginary parts at DC and Nyquist are ignored."""
+    inner = np.ones((1, 1, magnitude.shape[-1]), np.float32)
+    inner[..., [0, -1]] = 0
+    return jnp.fft.irfft(jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase) * inner))
 
 
 def istft(
     frames: Float[Array, "batch frames n_fft"], hop_length: int, lengths: Int[Array, " batch"] | None = None
 ) -> Float[Array, "batch samples"]:
-    """Overlap-add windowed inverse frames and divide by the overlap-added squared window.
+    """Inverse STFT: overlap-add the windowed frames, and divide by the overlap-added squared window.
 
     Args:
-        frames: inverse FFT of each frame, not yet windowed.
-        lengths: real frames of each item; what lies past them reaches no sample.
+        frames: inverse FFT of each frame, before windowing.
+        lengths: number of real frames of each item; all frames by default. Other frames contribute to no sample.
 
     Returns:
-        Exactly `hop_length` samples per frame: (n_fft − hop_length) / 2 are cut at both ends. Silence past an item's
-        last frame.
+        (batch, frames · hop_length) samples: (n_fft − hop_length) / 2 samples are cut at both ends. Samples past an
+        item's last frame are zero.
     """
     num_frames, n_fft = frames.shape[1:]
-    window = hann_window(n_fft)
+    window = hann_window(n_fft)[None, None]
     if lengths is None:
         lengths = jnp.full(1, num_frames)
     real = frame_mask(lengths, num_frames)[..., None]
     signal = overlap_add(jnp.where(real, frames, 0) * window, hop_length)
-    envelope = overlap_add(real * window**2, hop_length)
+    envelope = overlap_add(real.astype(jnp.float32) * window**2, hop_length)
     cut = (n_fft - hop_length) // 2
     kept = slice(cut, cut + num_frames * hop_length)
     signal, envelope = signal[:, kept], envelope[:, kept]

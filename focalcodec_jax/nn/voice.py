@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-_BLOCK = 4096  # matching frames compared at once: memory stays (frames × block) however large the set
+_BLOCK = 4096  # frames of the matching set compared at once, which bounds memory for any size of the set
 
 
 def nearest(
@@ -20,7 +20,8 @@ def nearest(
     Args:
         qfeats: frames of the speech to convert.
         matching_set: frames of the target voice.
-        real: False on padded frames of the matching set, which are never chosen. At least `k` must be real.
+        real: False on the padding of the matching set, which is never chosen. At least `k` frames must be real.
+        k: number of neighbours to average.
 
     Raises:
         ValueError: the matching set holds fewer than `k` frames.
@@ -39,9 +40,9 @@ def nearest(
     def merge(best, block_number):
         scores, indices = best
         similarity = jnp.einsum("qd,pd->qp", query, blocks[block_number], precision=lax.Precision.HIGHEST)
-        similarity = jnp.where(real_blocks[block_number], similarity, -jnp.inf)
+        similarity = jnp.where(real_blocks[block_number][None], similarity, -jnp.inf)
         candidates = jnp.concatenate([scores, similarity], axis=1)
-        here = jnp.broadcast_to(block_number * block + jnp.arange(block), similarity.shape)
+        here = jnp.broadcast_to((block_number * block + jnp.arange(block))[None], similarity.shape)
         scores, chosen = lax.top_k(candidates, k)
         return (scores, jnp.take_along_axis(jnp.concatenate([indices, here], axis=1), chosen, axis=1)), None
 

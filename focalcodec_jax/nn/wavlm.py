@@ -1,6 +1,7 @@
-"""WavLM encoder: audio to features (Chen et al., 2022), the first six layers of WavLM-large in the published models.
+"""WavLM encoder (Chen et al., 2022): audio to features.
 
-The causal variant (FocalCodec-Stream) pads on the left only and attends in chunks of `1 + lookahead_size` frames.
+The published models use the first six layers of WavLM-large. The causal variant (FocalCodec-Stream) pads on the left
+only, and attends in chunks of `1 + lookahead_size` frames.
 """
 
 import math
@@ -45,14 +46,14 @@ class ConvLayer(nn.Module):
         if self.config.causal:
             x = repeat_first(x, kernel_size - 1)
         else:
-            # Only an item shorter than the kernel reads past its end; it reads zeros (parity: at each layer anew).
+            # Inputs shorter than the kernel are padded with zeros (parity: before each layer).
             x = pad_frames(zero_padding(x, lengths), 0, max(0, kernel_size - x.shape[1]))
         x = Conv(dim, kernel_size, stride=stride, use_bias=False, dtype=self.dtype, name="conv")(x)
         return gelu(layer_norm(self.dtype, "norm")(x))
 
 
 class FeatureExtractor(nn.Module):
-    """Seven strided convolutions: one frame per 320 samples."""
+    """Strided convolutions from audio to one frame per 320 samples."""
 
     config: EncoderConfig
     dtype: Dtype
@@ -68,7 +69,7 @@ class FeatureExtractor(nn.Module):
 
 
 class PositionalEmbedding(nn.Module):
-    """A wide grouped convolution that tells frames where they are."""
+    """Convolutional relative position embedding, a wide grouped convolution."""
 
     config: EncoderConfig
     dtype: Dtype
@@ -78,14 +79,17 @@ class PositionalEmbedding(nn.Module):
         size, frames = self.config.conv_pos, x.shape[1]
         if self.config.causal:
             x = repeat_first(x, size - 1)
-        else:  # centred on kernel // 2; an even kernel would give one frame more
+        else:  # centred on size // 2; the slice drops the extra frame of an even kernel
             x = pad_frames(zero_padding(x, lengths), size // 2, size // 2)[:, : frames + size - 1]
         conv = Conv(self.config.dim, size, groups=self.config.conv_pos_groups, dtype=self.dtype, name="conv")
         return gelu(conv(x))
 
 
 def relative_position_bucket(relative: np.ndarray, num_buckets: int, max_distance: int) -> np.ndarray:
-    """Bucket of a relative position (key − query): exact when near, logarithmic when far, one half per direction."""
+    """Bucket of each relative position (key − query).
+
+    Half of the buckets serve each direction. Near distances have a bucket each; far ones are binned logarithmically.
+    """
     half = num_buckets // 2
     near = half // 2
     distance = np.abs(relative)
@@ -97,7 +101,7 @@ def relative_position_bucket(relative: np.ndarray, num_buckets: int, max_distanc
 
 
 class RelativeBias(nn.Module):
-    """Attention bias by relative position; one table shared by all layers."""
+    """Attention bias by relative position. All layers share one table."""
 
     config: EncoderConfig
 
@@ -105,18 +109,18 @@ class RelativeBias(nn.Module):
     def __call__(self, frames: int) -> Float[Array, "heads frames frames"]:
         shape = (self.config.num_buckets, self.config.num_heads)
         table = self.param("embedding", nn.initializers.normal(0.02), shape, jnp.float32)
-        # Buckets are reckoned here, so that no device's logarithm decides; past `far` a direction has but one.
+        # Computed in NumPy, because devices round log differently. All distances above `far` share one bucket.
         far = self.config.max_distance
         buckets = relative_position_bucket(np.arange(-far, far + 1), self.config.num_buckets, far)
-        relative = jnp.clip(jnp.arange(-frames + 1, frames), -far, far)  # of jnp: `frames` may be symbolic
+        relative = jnp.clip(jnp.arange(-frames + 1, frames), -far, far)  # jnp, because `frames` may be symbolic
         by_distance = table[jnp.asarray(buckets)[relative + far]]
         return toeplitz(by_distance.T, frames)
 
 
 def toeplitz(by_distance: Float[Array, "heads distances"], frames: int) -> Float[Array, "heads frames frames"]:
-    """Spread values for distances −(frames−1) … frames−1 over a (query, key) square, without a gather.
+    """Arrange values for the distances −(frames−1) … frames−1 in a (query, key) matrix, without a gather.
 
-    Rows of 2·frames values laid end to end and cut into rows one shorter shift by one from row to row.
+    Repeating a row of 2·frames values and reshaping to rows of 2·frames−1 values shifts each row by one.
     """
     padded = jnp.pad(by_distance, ((0, 0), (0, 1)))
     flat = jnp.tile(padded, (1, frames))[:, : frames * (2 * frames - 1)]
@@ -124,11 +128,11 @@ def toeplitz(by_distance: Float[Array, "heads distances"], frames: int) -> Float
 
 
 def chunk_mask(config: EncoderConfig, frames: int, lengths: Lengths) -> Bool[Array, "batch 1 frames frames"]:
-    """Which keys a causal query sees: to the end of its chunk, `window_size` back from there."""
-    query, key = jnp.arange(frames)[:, None], jnp.arange(frames)[None]
+    """Keys that each query of a causal model attends to: the last `window_size` up to the end of its chunk."""
+    query, key = jnp.arange(frames)[None, :, None], jnp.arange(frames)[None, None]
     end = (query // config.chunk_frames + 1) * config.chunk_frames
     last = jnp.full((1,), frames) if lengths is None else lengths
-    end = jnp.minimum(end[None], last[:, None, None])
+    end = jnp.minimum(end, last[:, None, None])
     return ((key < end) & (key >= end - config.window_size))[:, None]
 
 
@@ -148,12 +152,12 @@ class Attention(nn.Module):
         batch, frames, dim = x.shape
         heads = self.config.num_heads
         split = (batch, frames, heads, dim // heads)
-        q, k, v = (  # heads before frames: both products below then run without a copy of the scores
+        q, k, v = (  # heads come before frames, so that both products below need no copy of the scores
             part.reshape(split).transpose(0, 2, 1, 3)
             for part in jnp.split(linear(3 * dim, self.dtype, "qkv_proj")(x), 3, axis=-1)
         )
         scores = jnp.einsum("bhqd,bhkd->bhqk", q / math.sqrt(dim // heads), k, precision=precision(self.dtype))
-        scores = scores.astype(jnp.float32) + self.gate(x.reshape(split))[..., None] * bias
+        scores = scores.astype(jnp.float32) + self.gate(x.reshape(split))[..., None] * bias[None]
         if mask is not None:
             scores = jnp.where(mask, scores, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
@@ -161,11 +165,11 @@ class Attention(nn.Module):
         return linear(dim, self.dtype, "out_proj")(y.transpose(0, 2, 1, 3).reshape(batch, frames, dim))
 
     def gate(self, x: Float[Array, "batch frames heads head_dim"]) -> Float[Array, "batch heads frames"]:
-        """How much of the position bias each head and query takes, from the query's own content."""
+        """Weight of the position bias for each head and query, computed from the query's content."""
         const = self.param("gru_rel_pos_const", nn.initializers.ones_init(), (self.config.num_heads,), jnp.float32)
         a, b = jnp.moveaxis(linear(8, jnp.float32, "gru_rel_pos_linear")(x).reshape(*x.shape[:3], 2, 4).sum(-1), -1, 0)
         a, b = nn.sigmoid(a), nn.sigmoid(b)
-        return (a * (b * const - 1) + 2).transpose(0, 2, 1)
+        return (a * (b * const[None, None] - 1) + 2).transpose(0, 2, 1)
 
 
 class TransformerLayer(nn.Module):
@@ -183,7 +187,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Positional convolution, then the layers; no norm at the end."""
+    """Positional embedding, then the transformer layers. There is no final norm."""
 
     config: EncoderConfig
     dtype: Dtype

@@ -1,4 +1,4 @@
-"""The command, as a user runs it: what it makes, and one clear line for what is wrong."""
+"""The command as a user runs it: its outputs, and one-line errors."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def codec() -> Codec:
 
 @pytest.fixture
 def speech(work: Path) -> dict[str, np.ndarray]:
-    """Recordings of several formats, rates and channels, and the signal the codec should see."""
+    """Write recordings of several formats, rates and channels. Returns the signals that the codec should receive."""
     sig = audio.read(SAMPLE_RECORDING)[16000:30000]
     stereo = np.stack([sig, np.zeros_like(sig)], axis=1)
     soundfile.write("mono.wav", sig, 16000, subtype="FLOAT")
@@ -44,10 +44,10 @@ def speech(work: Path) -> dict[str, np.ndarray]:
 
 
 def run(monkeypatch, capsys, *arguments: object, checkpoint: str | None = CHECKPOINT) -> tuple[int, str]:
-    """Exit code, and what was printed, of the command in this process."""
+    """Run the command in this process. Returns the exit code and the printed text."""
     extra = ["--checkpoint", checkpoint] if checkpoint else []
     monkeypatch.setattr(sys, "argv", ["focalcodec-jax", *map(str, arguments), *extra])
-    monkeypatch.setattr(cli.console, "_file", sys.stderr)  # its property would not be put back
+    monkeypatch.setattr(cli.console, "_file", sys.stderr)  # monkeypatch does not restore its property
     code: object = 0
     try:
         cli.main()
@@ -66,7 +66,7 @@ def test_encode_one_and_decode(monkeypatch, capsys, codec: Codec, speech):
     np.testing.assert_array_equal(toks, codec.encode(speech["mono.wav"], 16000)[0])
     assert f"{len(toks)} tokens from 0.9 s of audio in 1 file(s)" in printed
 
-    Path("mono.wav").unlink()  # decoding needs the tokens alone
+    Path("mono.wav").unlink()  # decoding needs only the tokens
     code, printed = run(monkeypatch, capsys, "decode", "mono.npy", "-o", "back.wav")
     assert code == 0, printed
     back, rate_hz = soundfile.read("back.wav")
@@ -113,11 +113,11 @@ def test_reconstruct_with_picture(monkeypatch, capsys, codec: Codec, speech):
 
     picture = matplotlib.image.imread("out.png")
     assert picture.shape == (840, 1200, 4)
-    # three rows of axes: each holds more than a flat colour
+    # Each of the three rows of axes shows more than a flat colour.
     assert all(part[..., :3].std() > 0.05 for part in np.array_split(picture[:, 100:1000], 3))
 
 
-def test_without_a_checkpoint_it_says_that_this_is_a_demo(monkeypatch, capsys, speech):
+def test_a_notice_without_a_checkpoint(monkeypatch, capsys, speech):
     code, printed = run(monkeypatch, capsys, "reconstruct", "mono.wav", "-o", "out.wav", checkpoint=None)
     assert code == 0, printed
     assert "demo codec" in printed
@@ -143,7 +143,7 @@ def test_info_of_a_published_model_needs_no_network():
     assert "the whole utterance" in CliRunner().invoke(cli.app, ["info", CHECKPOINT]).output
 
 
-# --- what can be wrong
+# --- errors
 
 
 def bad(name: str, content: bytes = b"") -> str:
@@ -169,7 +169,7 @@ ERRORS = {
     ),
     "same name twice": (
         lambda: ["encode", wav("a.wav", np.ones(9)), "a.wav", "-o", "x.json"],
-        "come more than once: a.wav",
+        "occur more than once: a.wav",
     ),
     "unknown token format": (lambda: ["encode", wav("a.wav", np.ones(9)), "-o", "x.txt"], "does not end in .npy"),
     "missing tokens": (lambda: ["decode", "x.npy", "-o", "x.wav"], "x.npy does not exist"),
@@ -177,7 +177,7 @@ ERRORS = {
     "json list": (lambda: ["decode", bad("x.json", b"[1]"), "-o", "x.wav"], 'give an object such as {"a.wav"'),
     "token out of range": (
         lambda: ["decode", bad("x.json", b'{"a.wav": [8192]}'), "-o", "x.wav"],
-        "a.wav has token 8192 at position 0; this codebook is 0 to 8191",
+        "a.wav has token 8192 at position 0; tokens of this codec are 0 to 8191",
     ),
     "tokens that are words": (lambda: ["decode", bad("x.json", b'{"a": ["b"]}'), "-o", "x.wav"], "tokens are integers"),
     "unknown audio format": (lambda: ["reconstruct", str(SAMPLE_RECORDING), "-o", "x.doc"], "such as .wav or .flac"),
@@ -204,7 +204,7 @@ ERRORS = {
     ),
     "no such device": (
         lambda: ["reconstruct", str(SAMPLE_RECORDING), "-o", "x.wav", "--device", "tpu"],
-        "no tpu on this machine",
+        "this machine has no tpu, or JAX is installed without support for it; available: cpu (option --device)",
     ),
 }
 
@@ -219,18 +219,18 @@ def test_errors_are_one_line_and_leave_nothing(monkeypatch, capsys, work: Path, 
     lines = printed.strip().splitlines()
     assert [line for line in lines if line.startswith("error:")] == lines[-1:]
     assert message in lines[-1]
-    assert sorted(work.rglob("*")) == before, "nothing may be left behind"
+    assert sorted(work.rglob("*")) == before, "no file may be left"
 
 
 @pytest.mark.parametrize("name", ["nothing-here", "no/folder/deep"])
 def test_unknown_checkpoint(monkeypatch, capsys, name: str):
     code, printed = run(monkeypatch, capsys, "reconstruct", SAMPLE_RECORDING, "-o", "x.wav", checkpoint=name)
     assert code == 2
-    assert f"error: no checkpoint '{name}': not a folder here, and not a hub name" in printed
+    assert f"error: no checkpoint '{name}': neither a local folder nor a hub name" in printed
 
 
 def test_no_write_permission(monkeypatch, capsys, work: Path):
-    """The mode alone does not stop root, so the refusal is made where the file is opened."""
+    """Root ignores the mode of a folder, so for root the test replaces `open`."""
     Path("locked").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
     if os.geteuid() == 0:
         import builtins

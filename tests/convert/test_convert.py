@@ -1,4 +1,4 @@
-"""Weights from PyTorch: both FocalCodec layouts, both WavLM layouts, through the command."""
+"""Importing weights in both FocalCodec layouts and both WavLM layouts, and comparing checkpoints."""
 
 import json
 import shutil
@@ -15,10 +15,8 @@ from typer.testing import CliRunner
 from focalcodec_jax import CheckpointError, load_pretrained
 from focalcodec_jax.cli import app
 from focalcodec_jax.config import PRESETS
-from focalcodec_jax.convert import mapping
-from focalcodec_jax.convert.importing import import_checkpoint
+from focalcodec_jax.convert import ImportedCheckpoint, import_checkpoint, mapping, verify
 from focalcodec_jax.convert.mapping import Rule, translate
-from focalcodec_jax.convert.verifying import verify
 from focalcodec_jax.pretrained import parameter_shapes
 
 
@@ -29,7 +27,7 @@ def run(*arguments: object) -> str:
 
 
 def as_v001(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Write v0.0.2 tensors under v0.0.1 names, to compare what comes back with."""
+    """Rename v0.0.2 tensors to v0.0.1."""
     halves = {"compressor": ("downscale", "focal_block"), "decompressor": ("focal_block", "upscale")}
     result = {}
     for name, tensor in tensors.items():
@@ -68,7 +66,7 @@ def test_v001_to_v002_keeps_every_used_bit(name: str, tmp_path: Path):
 
 @pytest.fixture
 def small_presets(monkeypatch):
-    """Published structure in small sizes, as further presets."""
+    """Add presets with the structure of published models in small sizes."""
     monkeypatch.setitem(PRESETS, "small", load_golden("offline_12_5hz").model.config)
     monkeypatch.setitem(PRESETS, "small_causal", load_golden("causal_4k_wavenext").model.config)
 
@@ -85,7 +83,7 @@ def test_wavlm_of_hugging_face(old_names: bool, tmp_path: Path, small_presets):
         save_file(tensors, source / "model.safetensors")
     output = run("convert", "import", source, "-o", tmp_path / "codec", "--layers", 2, "--preset", "small")
     assert "WavLM (Hugging Face)" in output
-    assert "freshly initialised, to be trained: compressor, decompressor, decoder" in output
+    assert "randomly initialized, to be trained: compressor, decompressor, decoder" in output
     io = load_file(GOLDEN / "wavlm_hf/io.safetensors")
     model, variables = load_pretrained(tmp_path / "codec")
     assert relative_error(applied(model, variables)("sig_to_feats", io["sig"]), io["hidden_2"]) <= 1e-4
@@ -96,6 +94,7 @@ def test_wavlm_import_is_reproducible_and_follows_the_preset(small_presets):
     options: Any = {"preset": "small_causal", "layers": 2}
     first, again, other = (import_checkpoint(str(GOLDEN / "wavlm_hf"), seed=seed, **options) for seed in (0, 0, 1))
     kernels = [imported.variables["params"]["decoder"]["head"]["proj"]["kernel"] for imported in (first, again, other)]
+    assert isinstance(first, ImportedCheckpoint)
     assert np.array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])
     assert first.model.config.causal
@@ -121,11 +120,12 @@ def test_wavlm_with_fewer_layers_than_asked_for():
 
 def test_sources_that_cannot_be_imported(tmp_path: Path):
     weights = shutil.copy(GOLDEN / "offline_25hz/model.safetensors", tmp_path)
-    with pytest.raises(CheckpointError, match="name the model with --preset"):
+    with pytest.raises(CheckpointError, match="give a preset") as caught:
         import_checkpoint(weights)
+    assert caught.value.parameter == "preset"
     with pytest.raises(CheckpointError, match="wrongly shaped"):
         import_checkpoint(weights, preset="focalcodec_25hz")
-    with pytest.raises(CheckpointError, match="leave --preset out"):
+    with pytest.raises(CheckpointError, match="describes the codec already; give no preset"):
         import_checkpoint(str(GOLDEN / "offline_25hz"), preset="focalcodec_25hz")
     with pytest.raises(CheckpointError, match="does not exist, and is not a hub name"):
         import_checkpoint("nowhere.safetensors")
@@ -133,7 +133,7 @@ def test_sources_that_cannot_be_imported(tmp_path: Path):
 
 @pytest.mark.large
 def test_full_shape_wavlm_lands_in_the_50_hz_preset(tmp_path: Path):
-    """Random weights of WavLM-large's own shapes; two layers more than are kept, to save memory."""
+    """Random weights in the shapes of WavLM-large, with two layers more than a codec keeps."""
     tensors = write_wavlm(tmp_path / "wavlm")
     source = tmp_path / "wavlm"
     run("convert", "import", source, "-o", tmp_path / "codec", "--preset", "focalcodec_50hz")
@@ -145,11 +145,11 @@ def test_full_shape_wavlm_lands_in_the_50_hz_preset(tmp_path: Path):
     assert applied(model, variables)("sig_to_toks", sig).shape == (1, 49)
 
 
-# --- the table
+# --- rules
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "golden"])
-def test_the_table_maps_every_parameter_both_ways(name: str):
+def test_the_rules_map_every_parameter_both_ways(name: str):
     config = load_golden("offline_options").model.config if name == "golden" else PRESETS[name]
     shapes = parameter_shapes(config)
     params = {path: np.empty(shape, np.bool_) for path, shape in shapes.items()}
@@ -178,14 +178,14 @@ def test_verify_agrees_with_itself_and_tells_others_apart(tmp_path: Path):
 
 
 def test_verify_locates_the_stage(tmp_path: Path):
-    shutil.copytree(GOLDEN / "offline_50hz", tmp_path / "bent")
-    path = tmp_path / "bent/model.safetensors"
+    shutil.copytree(GOLDEN / "offline_50hz", tmp_path / "changed")
+    path = tmp_path / "changed/model.safetensors"
     tensors = load_file(path)
     tensors["decompressor.in_proj.bias"] = tensors["decompressor.in_proj.bias"] + 0.1
     save_file(tensors, path)
     sig = load_golden("offline_50hz").cases[5119]["sig"][0]
-    report = verify(str(GOLDEN / "offline_50hz"), str(tmp_path / "bent"), sig)
-    wrong = [error.stage for error in report.stages if error.alone > 1e-4]
+    report = verify(GOLDEN / "offline_50hz", tmp_path / "changed", sig)
+    wrong = [stage.stage for stage in report.stages if stage.given_reference_input > 1e-4]
     assert (wrong, report.differing, report.agree) == (["decompressor"], 0, False)
 
 

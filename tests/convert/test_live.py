@@ -1,6 +1,6 @@
-"""Parity with live PyTorch: transformers' WavLM, pickled checkpoints, torch's own operations.
+"""Parity with PyTorch: WavLM of transformers, pickled checkpoints, and single operations.
 
-Run with `pytest -m live` where torch and transformers are installed.
+Run with `pytest -m live` in an environment with torch and transformers.
 """
 
 import os
@@ -17,9 +17,8 @@ from typer.testing import CliRunner
 from focalcodec_jax import CheckpointError, load_pretrained, save_pretrained
 from focalcodec_jax.cli import app
 from focalcodec_jax.config import PRESETS
+from focalcodec_jax.convert import import_checkpoint, verify
 from focalcodec_jax.convert.files import read_pickled
-from focalcodec_jax.convert.importing import import_checkpoint
-from focalcodec_jax.convert.verifying import verify
 from focalcodec_jax.nn import layers
 from focalcodec_jax.nn.spectral import hann_window, inverse_frames, istft
 
@@ -33,7 +32,7 @@ def small_preset(monkeypatch):
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
 def test_wavlm_of_transformers(weights: str, tmp_path: Path, small_preset):
-    """A fresh WavLM of odd sizes, saved by transformers, through the command, against its own hidden states."""
+    """A random WavLM of unusual sizes, saved by transformers and imported here, has the same hidden states."""
     import torch
     from transformers import WavLMConfig, WavLMModel
 
@@ -96,12 +95,12 @@ def test_pickles_run_nothing(tmp_path: Path):
             return os.mkdir, (str(tmp_path / "harm"),)
 
     (tmp_path / "model.pt").write_bytes(pickle.dumps({"weight": Harmful()}))
-    with pytest.raises(CheckpointError, match="truncated or holds more than weights"):
+    with pytest.raises(CheckpointError, match="truncated or contains more than weights"):
         read_pickled(tmp_path / "model.pt")
     assert not (tmp_path / "harm").exists()
     whole = (GOLDEN / "wavlm_unilm/WavLM-tiny.pt").read_bytes()
     (tmp_path / "model.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="truncated or holds more than weights"):
+    with pytest.raises(CheckpointError, match="truncated or contains more than weights"):
         read_pickled(tmp_path / "model.pt")
 
 
@@ -126,7 +125,7 @@ def test_gelu_is_torchs():
 
 
 def test_istft_is_torchs():
-    """Away from the edges, where torch's own istft trims otherwise."""
+    """Compared away from the edges, which torch trims differently."""
     import torch
 
     rng = np.random.default_rng(0)
@@ -135,7 +134,7 @@ def test_istft_is_torchs():
     spectrum = torch.from_numpy(magnitude * np.exp(1j * phase)).mT
     window = torch.from_numpy(hann_window(1024).astype(np.float64))
     theirs = torch.istft(spectrum, 1024, 320, window=window, center=True)[0].numpy()
-    offset = 512 - 352  # both drop a different amount at the front
+    offset = 512 - 352  # the two drop different numbers of samples at the start
     inner = slice(1024, 8000)
     np.testing.assert_allclose(ours[offset:][inner], theirs[inner], atol=1e-5 * np.abs(theirs).max())
 

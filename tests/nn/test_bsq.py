@@ -1,4 +1,4 @@
-"""Codes and tokens: every code both ways, bit order, zero, gradient."""
+"""Conversions between latents, codes and tokens, and their gradients."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Fast formulations equal the textbook ones; padding helpers."""
+"""Fast forms of layers equal the reference forms."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ def random(*shape: int, seed: int = 0) -> jax.Array:
 @partial(jax.jit, static_argnums=(0, 3, 4))
 @partial(jax.value_and_grad, argnums=(1, 2), has_aux=True)
 def weighted(conv, x, kernel, stride: int, groups: int):
-    """A sum in which every output counts differently, and the outputs; with gradients."""
+    """A sum with a different weight for each output, the outputs, and the gradients."""
     y = conv(x, kernel, stride, groups)
     return (y * jnp.cos(jnp.arange(y.size).reshape(y.shape))).sum(), y
 
@@ -61,7 +61,7 @@ def test_gelu_is_the_exact_one():
 
 
 def test_float32_asks_for_the_highest_precision():
-    """On TPU and recent GPUs the default would round to bfloat16 or TF32; the program must ask for more."""
+    """The default precision rounds to bfloat16 on TPU and to TF32 on recent GPUs."""
     import re
 
     from focalcodec_jax.pretrained import load_pretrained

@@ -1,4 +1,4 @@
-"""Lengths agree with the arrays that the model makes, as ints and as arrays."""
+"""Computed lengths equal those of the model's arrays, for integers and for integer arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from focalcodec_jax.nn import lengths as count
 SAMPLES = (1, 79, 80, 319, 320, 321, 399, 400, 401, 719, 720, 1039, 1040, 16000, 64000)
 
 
-def made(config: CodecConfig, samples: int) -> tuple[int, int, int, int]:
-    """Frames, tokens, rebuilt frames and samples out, by tracing the model."""
+def lengths_of_arrays(config: CodecConfig, samples: int) -> tuple[int, int, int, int]:
+    """Frames, tokens, rebuilt frames and output samples of the traced model."""
     model = FocalCodec(config)
 
     def shape(method: str, *size: int, dtype: type = jnp.float32) -> int:
@@ -27,10 +27,10 @@ def made(config: CodecConfig, samples: int) -> tuple[int, int, int, int]:
     return frames, tokens, rebuilt, shape("feats_to_sig", 1, rebuilt, config.encoder.dim)
 
 
-def test_counts_are_what_the_model_makes(golden: Golden):
+def test_computed_lengths_equal_those_of_arrays(golden: Golden):
     config = golden.model.config
     for samples in SAMPLES[::3]:
-        frames, tokens, rebuilt, out = made(config, samples)
+        frames, tokens, rebuilt, out = lengths_of_arrays(config, samples)
         assert count.samples_to_frames(config, samples) == frames
         assert count.frames_to_tokens(config, frames) == tokens == count.samples_to_tokens(config, samples)
         assert count.tokens_to_frames(config, tokens) == rebuilt >= frames
@@ -43,6 +43,11 @@ def test_arrays_and_ints_agree(name: str):
     for convert in (count.samples_to_tokens, count.samples_to_frames, count.samples_in_to_out):
         expected = [convert(config, samples) for samples in SAMPLES]
         np.testing.assert_array_equal(convert(config, jnp.array(SAMPLES)), expected)
+
+
+def test_buckets_grow_by_a_quarter():
+    assert [count.bucket_length(length, 1) for length in (1, 16, 17, 20, 21, 25, 26)] == [16, 16, 20, 20, 25, 25, 32]
+    assert [count.bucket_length(length, 320) for length in (1, 5120, 5121)] == [5120, 5120, 6400]
 
 
 def test_rates_of_the_published_models():
@@ -61,7 +66,7 @@ def test_rates_of_the_published_models():
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])
 def test_downscaling_as_the_original_counts(factor: int):
-    """Zeros to the right up to the next whole step past one kernel; a factor above two can drop a tail."""
+    """The original pads on the right, and drops the last frames for some factors above two."""
     for frames in range(factor, 30):
         padded = frames + (frames - factor) % factor
         assert count.downscaled(frames, factor, causal=False) == (padded - factor) // factor + 1

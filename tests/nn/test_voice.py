@@ -1,4 +1,4 @@
-"""Nearest neighbours: blocks, padding and ties."""
+"""Nearest neighbours, computed in blocks and with padding."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ def by_sorting(queries: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("points", "block"), [(5, 4096), (64, 64), (65, 16), (1000, 7)])
-def test_equals_sorting_whatever_the_block(points: int, block: int, monkeypatch):
+def test_equals_sorting_for_any_block_size(points: int, block: int, monkeypatch):
     monkeypatch.setattr(voice, "_BLOCK", block)
     rng = np.random.default_rng(points)
     queries, matching = rng.normal(size=(2, 9, 16)).astype(np.float32), rng.normal(size=(points, 16)).astype(np.float32)
@@ -27,7 +27,7 @@ def test_padded_frames_are_never_chosen():
     rng = np.random.default_rng(0)
     queries, matching = rng.normal(size=(1, 9, 16)).astype(np.float32), rng.normal(size=(30, 16)).astype(np.float32)
     real = np.arange(30) % 3 != 0
-    matching[~real] = queries[0, 0]  # what every padded frame would win with
+    matching[~real] = queries[0, 0]  # padding would be the nearest neighbour
     found = voice.nearest(jnp.asarray(queries), jnp.asarray(matching), jnp.asarray(real), k=2)
     np.testing.assert_allclose(found[0], by_sorting(queries[0], matching[real], 2), rtol=1e-5, atol=1e-6)
 

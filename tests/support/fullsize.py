@@ -1,4 +1,4 @@
-"""A WavLM of the real one's shapes."""
+"""A WavLM with the shapes of WavLM-large."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,16 @@ from support.golden import GOLDEN
 
 
 def write_wavlm(folder: Path) -> dict[str, np.ndarray]:
-    """Write random weights of WavLM-large's own shapes, as transformers keeps them; returns them.
+    """Write random weights in the shapes and layout of WavLM-large in transformers.
 
-    Eight layers of the 24, two more than a codec keeps, to save memory.
+    To save memory, there are eight of the 24 layers, two more than a codec keeps.
+
+    Returns:
+        Arrays by name.
     """
     rng = np.random.default_rng(0)
     tiny = load_file(GOLDEN / "wavlm_hf/model.safetensors")
-    full = {16: 512, 32: 1024, 64: 4096, 4: 16}  # tiny sizes → WavLM-large's
+    full = {16: 512, 32: 1024, 64: 4096, 4: 16}  # sizes of WavLM-large by those of the tiny model
 
     def grown(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         if "original0" in name:

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on loopback: enough of its HTTP interface for `hf_hub_download`."""
+"""A local stand-in for the Hugging Face Hub, with the part of its HTTP interface that `hf_hub_download` uses."""
 
 import hashlib
 import threading
@@ -13,13 +13,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """Repositories by name, each a folder; `asked` records every request."""
+    """A running server.
+
+    Attributes:
+        repositories: folder of each repository, by name.
+        asked: all requests.
+        cut_after: if given, break the connection after this many bytes of a file.
+    """
 
     repositories: dict[str, Path]
     url: str = ""
     asked: list[str] = field(default_factory=list)
     cut_after: int | None = None
-    """Break the connection after this many bytes of a file."""
 
 
 @contextmanager
