@@ -3,10 +3,11 @@
 import os
 import tempfile
 
-# Compiling is most of what small tests do, and takes half as long without optimisation. `XLA_FLAGS= pytest` optimises,
-# as users' programs are.
+# Compiling takes most of the time of small tests, and half as long without optimisation. Tests that compare numbers with
+# the original's compile their programs with optimisation (support.golden.optimised). `XLA_FLAGS= pytest` optimises all.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
-# What one test has compiled serves the others, in other processes too. xdist's workers inherit this.
+# Tests share compiled programs, also between the processes of xdist, which inherit this folder. CI sets a folder that
+# several runs of pytest share.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="focalcodec-jax-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
@@ -22,7 +23,7 @@ from support.golden import CODECS, Golden, load_golden  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, so that workers end together."""
+    """Order the longest tests first, so that all workers end at about the same time."""
     items.sort(key=lambda item: item.get_closest_marker("large") is None)
 
 

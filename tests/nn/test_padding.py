@@ -1,8 +1,12 @@
-"""A padded batch gives each item what that item gives alone, whatever the padding holds."""
+"""Each item of a padded batch gives the same result as the item by itself, for any content of the padding."""
 
+from collections.abc import Sequence
+from functools import partial
+
+import jax
 import numpy as np
 import pytest
-from support.golden import CODECS, load_golden
+from support.golden import CODECS, load_golden, optimised
 
 from focalcodec_jax.nn import lengths as count
 
@@ -16,8 +20,8 @@ def rng():
     return np.random.default_rng(7)
 
 
-def batch(items: list[np.ndarray], longest: int, rng: np.random.Generator, draw) -> np.ndarray:
-    """Items of unlike length in one array, noise after their ends."""
+def batch(items: Sequence[np.ndarray], longest: int, rng: np.random.Generator, draw) -> np.ndarray:
+    """Items of different lengths in one array, with noise after their ends."""
     padded = draw(rng, (len(items), longest, *items[0].shape[1:]))
     for row, item in zip(padded, items, strict=True):
         row[: len(item)] = item
@@ -31,35 +35,50 @@ def noise(rng, shape):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_encode_and_decode(name: str, rng):
     golden = load_golden(name)
-    config = golden.model.config
+    config, apply, variables = golden.model.config, golden.model.apply, golden.variables
+    own = optimised(partial(own_roundtrip, apply))
     sigs = [0.3 * noise(rng, samples) for samples in SAMPLES]
-    toks = [golden.apply("sig_to_toks", sig[None])[0] for sig in sigs]
-    decoded = [golden.apply("toks_to_sig", item[None])[0] for item in toks]
+    roundtrips = [jax.tree.map(np.asarray, own(variables, sig[None])) for sig in sigs]
+    toks, decoded = zip(*[(toks[0], sig[0]) for toks, sig in roundtrips], strict=True)
     assert len({tuple(item) for item in toks}) == len(toks)
 
     def draw_tokens(rng, shape):
         return rng.integers(config.quantizer.codebook_size, size=shape).astype(np.int32)
 
     longest = max(SAMPLES) + 777
-    padded = golden.apply("sig_to_toks", batch(sigs, longest, rng, noise), np.array(SAMPLES))
     sizes = count.samples_to_tokens(config, np.array(SAMPLES))
     assert [len(item) for item in toks] == sizes.tolist()
-    for row, item in zip(padded, toks, strict=True):
-        np.testing.assert_array_equal(row[: len(item)], item)
-
     most = count.samples_to_tokens(config, longest)
-    sound = golden.apply("toks_to_sig", batch(toks, most, rng, draw_tokens), sizes)
-    for row, item in zip(sound, decoded, strict=True):
+    padded, sound = optimised(partial(padded_encode_and_decode, apply))(
+        variables, batch(sigs, longest, rng, noise), np.array(SAMPLES), batch(toks, most, rng, draw_tokens), sizes
+    )
+    for row, item in zip(np.asarray(padded), toks, strict=True):
+        np.testing.assert_array_equal(row[: len(item)], item)
+    for row, item in zip(np.asarray(sound), decoded, strict=True):
         np.testing.assert_allclose(row[: len(item)], item, atol=1e-5)
         assert not row[len(item) :].any(), "past an item's end there is silence"
+
+
+def own_roundtrip(apply, variables, sig):
+    """The tokens of an unpadded batch, and the audio decoded from them."""
+    toks = apply(variables, sig, method="sig_to_toks")
+    return toks, apply(variables, toks, method="toks_to_sig")
+
+
+def padded_encode_and_decode(apply, variables, sig, samples, toks, tokens):
+    """Encode a padded batch of audio and decode a padded batch of tokens, in one program."""
+    encoded = apply(variables, sig, samples, method="sig_to_toks")
+    return encoded, apply(variables, toks, tokens, method="toks_to_sig")
 
 
 @pytest.mark.parametrize("name", ["offline_25hz", "offline_options", "causal_ragged", "causal_2k_vocos"])
 def test_whole_codec(name: str, rng):
     golden = load_golden(name)
+    apply = optimised(golden.model.apply)
     sigs = [0.3 * noise(rng, samples) for samples in (700, 3001)]
-    alone = [golden.apply("__call__", sig[None]) for sig in sigs]
-    toks, codes, decoded = golden.apply("__call__", batch(sigs, 4000, rng, noise), np.array([700, 3001]))
+    alone = [jax.tree.map(np.asarray, apply(golden.variables, sig[None])) for sig in sigs]
+    whole = apply(golden.variables, batch(sigs, 4000, rng, noise), np.array([700, 3001]))
+    toks, codes, decoded = jax.tree.map(np.asarray, whole)
     for row, (own_toks, own_codes, own_decoded) in enumerate(alone):
         tokens, samples = own_toks.shape[1], own_decoded.shape[1]
         np.testing.assert_array_equal(toks[row, :tokens], own_toks[0])

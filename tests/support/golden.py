@@ -28,6 +28,15 @@ class Golden:
     """apply(method, x, lengths=None), jitted."""
 
 
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+"""Compiler options that compile a program as users do, whatever XLA_FLAGS says. Both are XLA's defaults."""
+
+
+def optimised(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` for a function whose results are compared with reference values."""
+    return jax.jit(function, compiler_options=OPTIMISED)
+
+
 def applied(model: FocalCodec, variables: Any) -> Callable[..., Any]:
     """apply(method, x, lengths=None), jitted, arrays in and out."""
 

@@ -1,4 +1,7 @@
-"""Run in a clean environment that holds the built wheel and nothing else, outside the repository."""
+"""Checks an installed wheel: `python check_wheel.py SOURCE`, where SOURCE is the folder that the wheel was built from.
+
+CI runs this outside the repository, in an environment that holds the wheel and its plain dependencies only.
+"""
 
 import importlib.util
 import subprocess
@@ -6,30 +9,32 @@ import sys
 from pathlib import Path
 
 import focalcodec_jax
-import focalcodec_jax.configs
-import focalcodec_jax.convert.mapping
-import focalcodec_jax.train
+from focalcodec_jax.files import SAMPLE_RECORDING
+from focalcodec_jax.recordings import audio
 
-site = Path(focalcodec_jax.__file__).parent.parent
+source, site = Path(sys.argv[1]), Path(focalcodec_jax.__file__).parent.parent
 assert site.name == "site-packages", site
+
 for name in ("train", "convert", "configs", "tests"):
     assert importlib.util.find_spec(name) is None, f"{name} was installed as a top-level package"
     assert not (site / name).exists(), f"{site / name} was installed"
-for name in ("train", "convert", "configs"):
-    assert (site / "focalcodec_jax" / name).is_dir()
-    assert not (site / "focalcodec_jax" / name).is_symlink()
-assert (site / "focalcodec_jax/py.typed").is_file()
 
-assert (site / "focalcodec_jax/configs/smoke.yaml").is_file()
+folders = {"focalcodec_jax": source / "focalcodec_jax"}
+folders |= {f"focalcodec_jax/{name}": source / name for name in ("train", "convert", "configs")}
+for package, folder in folders.items():
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert files, folder
+    missing = [str(path) for path in files if not (site / package / path.relative_to(folder)).is_file()]
+    assert not missing, f"the wheel lacks {missing}"
+
 command = [Path(sys.executable).parent / "focalcodec-jax", "train", "run", "smoke", "--dry-run"]
-said = subprocess.run(command, capture_output=True, text=True, check=False)
-assert said.returncode == 2, said
-assert 'pip install "focalcodec-jax[train]"' in said.stderr, said
+result = subprocess.run(command, capture_output=True, text=True, check=False)
+assert result.returncode == 2, result
+assert 'pip install "focalcodec-jax[train]"' in result.stderr, result
 
 codec = focalcodec_jax.Codec.from_pretrained()
-sig = focalcodec_jax.audio.read(focalcodec_jax.pretrained.SAMPLE)
-(toks,) = codec.encode(sig, 16000)
-(sound,) = codec.decode(toks)
+(toks,) = codec.encode(audio.read(SAMPLE_RECORDING), 16000)
+(decoded,) = codec.decode(toks)
 assert len(toks) == 354
-assert len(sound) == 354 * 320
+assert len(decoded) == 354 * 320
 print(f"wheel: {focalcodec_jax.__version__} in {site}")

@@ -1,61 +1,100 @@
-"""Every block of README runs; names on the hub come from the stand-in."""
+"""Every block of README.md and docs/ runs. Names on the hub come from a stand-in.
+
+Commands run in this process, which saves starting JAX for each. One block runs in a shell, as a reader runs it.
+"""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import hub
+from support.documents import DOCUMENTS, ROOT, Block, arguments, blocks, layout
 from support.golden import GOLDEN
 from support.token_data import dataset
+from typer.testing import CliRunner
 
+from focalcodec_jax.cli import app
 from focalcodec_jax.files import SAMPLE_RECORDING
 
-ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-INSTALLS = ("python3 -m venv", ". .venv", "pip install", "pytest")
-"""Steps that the tests themselves needed before they could run."""
+BLOCKS = blocks()
 
 
-@pytest.mark.parametrize(("language", "text"), BLOCKS, ids=[f"{n}-{lang}" for n, (lang, _) in enumerate(BLOCKS)])
-def test_block(language: str, text: str, tmp_path: Path):
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with the files that the blocks name, and a stand-in for the hub."""
+    from huggingface_hub import constants
+
     for name in ("speech.wav", "more.flac", "voice/a.flac"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(SAMPLE_RECORDING, tmp_path / name)
-    (tmp_path / "focalcodec_jax").symlink_to(ROOT / "focalcodec_jax")
+    assets = Path("focalcodec_jax/assets")
+    shutil.copytree(ROOT / assets, tmp_path / assets)
     shutil.copytree(GOLDEN / "offline_50hz", tmp_path / "speech_codec")
-    if language == "python":
-        dataset(tmp_path / "tokens")
-    if language == "bash":
-        steps = [step for line in text.splitlines() for step in line.split("&&") if line.strip()]
-        text = "\n".join(step for step in steps if not step.strip().startswith(INSTALLS))
-    command = ["bash", "-euc", text] if language == "bash" else [sys.executable, "-c", text]
+    monkeypatch.chdir(tmp_path)
     with hub.serve({"lucadellalib/focalcodec_50hz": GOLDEN / "offline_50hz"}) as server:
-        env = os.environ | {
-            "HF_ENDPOINT": server.url,
-            "HF_HOME": str(tmp_path / "home"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        yield tmp_path
+
+
+def in_shell(text: str) -> None:
+    """Run a text in bash, with this Python's commands first on the path."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-euc", text]
+    done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for output in re.findall(r"(?:-o|--spectrogram) (\S+)", text):
-        assert (tmp_path / output).exists()
 
 
-def test_readme_has_the_blocks_it_should():
-    assert [language for language, _ in BLOCKS].count("python") == 3
-    assert sum("focalcodec-jax reconstruct" in text for _, text in BLOCKS) == 2
+def in_process(step: str) -> None:
+    """Run one step of a bash block."""
+    given = arguments(step)
+    if given is None:
+        return in_shell(step)
+    result = CliRunner().invoke(app, given, prog_name="focalcodec-jax", catch_exceptions=False)
+    assert result.exit_code == 0, f"{step}\n{result.output}"
 
 
-def test_file_tree_names_what_is_there():
-    tree = re.search(r"## Files\n\n```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert tree
-    listed = set(re.findall(r"[\w/]+\.py|^\w+/", tree[1], re.MULTILINE))
-    folders = ("focalcodec_jax", "focalcodec_jax/corpus", "convert", "train")
-    here = {path.name for folder in folders for path in (ROOT / folder).glob("*.py")}
-    quiet = {"__init__.py", "version.py", "errors.py", "files.py", "command.py"}
-    assert here - quiet <= {Path(name).name for name in listed}
-    assert all((ROOT / name).exists() or Path(name).name in here for name in listed)
+@pytest.mark.parametrize("block", BLOCKS, ids=[f"{block.document}-{block.number}-{block.language}" for block in BLOCKS])
+def test_block(block: Block, folder: Path):
+    if block.language == "python":
+        if "tokens/" in block.text:
+            dataset(folder / "tokens")
+        exec(compile(block.text, f"{block.document}.md", "exec"), {"__name__": "__main__"})
+    elif block == BLOCKS[0]:
+        in_shell("\n".join(block.steps))
+    else:
+        for step in block.steps:
+            in_process(step)
+    outputs = re.findall(r"(?:-o|--spectrogram) (\S+)", "\n".join(block.steps)) if block.language == "bash" else []
+    assert all((folder / output).exists() for output in outputs)
+
+
+def test_the_first_block_shows_the_command():
+    assert BLOCKS[0].document == "README"
+    assert [step.split()[0] for step in BLOCKS[0].steps] == ["focalcodec-jax"]
+
+
+def test_readme_shows_commands_and_their_python_form():
+    readme = [block for block in BLOCKS if block.document == "README"]
+    assert sum("focalcodec-jax reconstruct" in block.text for block in readme) == 2
+    assert sum(block.language == "python" for block in readme) >= 3
+
+
+def test_links_between_documents_lead_somewhere():
+    for path in [*DOCUMENTS, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
+            assert "://" in target or (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_layout_names_what_exists():
+    missing = [str(path.relative_to(ROOT)) for path in layout() if not path.exists()]
+    assert missing == []

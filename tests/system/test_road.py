@@ -1,6 +1,7 @@
-"""The whole road: a WavLM comes in, both stages train on its features, and a codec comes out that speaks.
+"""The complete workflow: import a WavLM, train both stages on its features, and use the resulting codec.
 
-With full-size weights and all eight discriminators, so it is marked `large`: gigabytes of memory, minutes of time.
+The weights are full-size and all eight discriminators train. The test is marked `large`, because it needs gigabytes of
+memory and minutes of time.
 """
 
 import json
