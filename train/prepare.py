@@ -19,7 +19,7 @@ import soundfile
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.files import write_lines, written_whole
 from focalcodec_jax.recordings import audio
-from focalcodec_jax.recordings.recording import Recording, opened, pack, span
+from focalcodec_jax.recordings.recording import Recording, open_recording as opened, pack, span
 from focalcodec_jax.recordings.sources import MANIFEST, find
 
 PLAN = "prepare.json"

@@ -1,12 +1,14 @@
 """`focalcodec-jax tokenize` and `detokenize`."""
 
-import os
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from rich.console import Console
 
+from focalcodec_jax.cli.corpus_display import CorpusDisplay, print_plan
 from focalcodec_jax.cli.options import (
     CheckpointOption,
     CoordinatorOption,
@@ -17,19 +19,19 @@ from focalcodec_jax.cli.options import (
     ProcessIdOption,
     join,
     keep_compiled,
-    load,
 )
 from focalcodec_jax.console import console
-from focalcodec_jax.corpus import journal
-from focalcodec_jax.corpus.engine import Engine
-from focalcodec_jax.errors import CheckpointError, ConfigError, require
-from focalcodec_jax.inference import default_batch_seconds, local_devices
-from focalcodec_jax.pretrained import DEMO, checkpoint_folder, structure, weights_hash
-from focalcodec_jax.recordings import audio, sources
-from focalcodec_jax.recordings.readers import Readers
-from focalcodec_jax.recordings.windows import CONTEXT_SECONDS, WINDOW_SECONDS, windows as find_windows
-from focalcodec_jax.tokens.dataset import Blocks
-from focalcodec_jax.tokens.formats import Format
+from focalcodec_jax.corpus import detokenize as detokenizing, dryrun, tokenize as tokenizing
+from focalcodec_jax.corpus.options import DetokenizeOptions, TokenizeOptions, default_workers
+from focalcodec_jax.errors import ConfigError
+from focalcodec_jax.recordings.readers import CONTEXT_SECONDS, WINDOW_SECONDS
+from focalcodec_jax.tokens.formats import FORMATS
+
+
+DEMO_NOTE = (
+    "no --checkpoint given: using the demo codec in this package, a small model of low quality; for good quality, give "
+    "--checkpoint lucadellalib/focalcodec_50hz"
+)
 
 
 class Precision(StrEnum):
@@ -37,157 +39,183 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
-CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class SharedOptions(NamedTuple):
+    """What both commands take from `shared_options`."""
 
-ShardOption = Annotated[
-    str | None, typer.Option(metavar="I/N", help="This is process I, from 0, of N that share the work.")
-]
-WindowOption = Annotated[int, typer.Option(min=1, help="Seconds; what is longer goes through in windows.")]
-ContextOption = Annotated[int, typer.Option(min=1, help="Seconds at each end of a window that only inform it.")]
-BatchSecondsOption = Annotated[
-    float | None, typer.Option(min=0.1, help="Most audio that one device is given at once; less needs less memory.")
-]
+    fields: dict[str, Any]
+    """Fields of `CorpusOptions`, except for `process`."""
+    process: Callable[[], tuple[int, int]]
+    """Joins the other processes, if there are any, and returns the index of this process and their number."""
 
 
+def shared_options(
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = Device.auto,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Share the work among N processes. This is process I, counted from 0, such as 0/4."
+        ),
+    ] = None,
+    distributed: DistributedOption = False,
+    coordinator: CoordinatorOption = None,
+    num_processes: NumProcessesOption = None,
+    process_id: ProcessIdOption = None,
+    window: Annotated[
+        int, typer.Option(min=1, help="Seconds per window. Longer recordings are processed in overlapping windows.")
+    ] = WINDOW_SECONDS,
+    context: Annotated[
+        int, typer.Option(min=1, help="Seconds at each end of a window that are computed but dropped.")
+    ] = CONTEXT_SECONDS,
+    batch_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Maximum seconds of audio per device and batch. Smaller values need less memory."),
+    ] = None,
+) -> SharedOptions:
+    """The options that both commands have."""
+    fields = {
+        "checkpoint": checkpoint,
+        "device": None if device is Device.auto else device.value,
+        "window": window,
+        "context": context,
+        "batch_seconds": batch_seconds,
+    }
+    return SharedOptions(fields, lambda: _process(shard, distributed, coordinator, num_processes, process_id))
+
+
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `shared_options`. It receives their result as `shared`."""
+    own, shared = inspect.signature(command).parameters, inspect.signature(shared_options).parameters
+
+    def wrapper(**values: Any) -> None:
+        own_values = {name: value for name, value in values.items() if name in own}
+        shared_values = {name: value for name, value in values.items() if name in shared}
+        command(**own_values, shared=shared_options(**shared_values))
+
+    required = [one for one in own.values() if one.default is one.empty and one.name != "shared"]
+    optional = [one for one in own.values() if one.default is not one.empty]
+    parameters = [one.replace(kind=one.KEYWORD_ONLY) for one in (*required, *shared.values(), *optional)]
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__annotations__ = {one.name: one.annotation for one in parameters}
+    wrapper.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] - read by typer
+    return wrapper
+
+
+@with_shared_options
 def tokenize(
     inputs: Annotated[
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Folders, audio files, globs, manifests (CSV, JSONL, Lhotse's), ArrayRecord shards of prepare, "
-            "WebDataset tars; paths or URLs such as s3://bucket/folder.",
+            help="Folders, audio files, globs, manifests (CSV, JSONL, Lhotse), ArrayRecord shards of prepare, or "
+            "WebDataset tars. All can be paths, or URLs such as s3://bucket/folder.",
         ),
     ],
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FOLDER", help="Folder or URL of the data set; goes on with it.")
+        str,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder or URL of the data set, new or to be continued."),
     ],
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = Device.auto,
-    dtype: Annotated[Precision, typer.Option(help="bfloat16 is faster, and changes some tokens.")] = Precision.float32,
-    format: Annotated[Format, typer.Option(help="Parquet, ArrayRecord, JSONL, or a .npy file each.")] = Format.parquet,
-    shard: ShardOption = None,
-    distributed: DistributedOption = False,
-    coordinator: CoordinatorOption = None,
-    num_processes: NumProcessesOption = None,
-    process_id: ProcessIdOption = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read audio.")] = min(16, CPUS),
-    window: WindowOption = WINDOW_SECONDS,
-    context: ContextOption = CONTEXT_SECONDS,
-    batch_seconds: BatchSecondsOption = None,
+    shared: SharedOptions,
+    dtype: Annotated[
+        Precision, typer.Option(help="Compute type of the codec. bfloat16 is faster and changes some tokens.")
+    ] = Precision.float32,
+    format: Annotated[
+        str, typer.Option(metavar=f"[{'|'.join(FORMATS)}]", help="File format of the data set.")
+    ] = "parquet",
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that read audio.")] = default_workers(),
     shard_hours: Annotated[
-        float | None, typer.Option(min=0.001, help="Audio in a file of the data set; a thousandth of it by default.")
+        float | None,
+        typer.Option(min=0.001, help="Hours of audio per shard. The default is a thousandth of the corpus."),
     ] = None,
-    check: Annotated[int, typer.Option(min=0, help="Recordings to encode once more at the end, one by one.")] = 8,
+    check: Annotated[
+        int, typer.Option(min=0, help="Number of recordings to encode again at the end, to count differing tokens.")
+    ] = 8,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first recording that cannot be read.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Make shards again in which recordings failed.")
+        bool, typer.Option("--retry-failed", help="Make shards again in which recordings could not be read.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done: hours, shards, batches, padding.")
+        bool, typer.Option("--dry-run", help="Print hours, shards, batches and padding, but compute nothing.")
     ] = False,
 ) -> None:
     """Turn a corpus of speech into a data set of tokens.
 
-    Run again after an interruption, it goes on with what is missing. Recordings that cannot be read are listed in
-    failures.jsonl, and the exit code is then 1.
+    The same command continues an interrupted run. Recordings that cannot be read are listed in failures.jsonl, and the
+    exit code is then 1.
     """
-    from focalcodec_jax.corpus import dryrun, tokenize as tokenizing
-
-    if format is Format.array_record:
-        require("writing ArrayRecord shards", "train", "array_record")
-    name = checkpoint or DEMO
-    config = structure(name, dtype=dtype.value)
-    windows = find_windows(config, window, context)
-    with console.status("looking through the recordings"):
-        recordings = sources.listed(inputs)
+    options = TokenizeOptions(
+        **shared.fields,
+        process=(0, 1) if dry_run else shared.process(),
+        workers=workers,
+        dtype=dtype.value,
+        format=format,
+        shard_hours=shard_hours,
+        check=check,
+        strict=strict,
+        retry_failed=retry_failed,
+    )
     if dry_run:
-        kind = None if device is Device.auto else device.value
-        seconds = batch_seconds or default_batch_seconds(local_devices(kind))
-        dryrun.show(recordings, journal.shards(recordings, shard_hours), config, windows, seconds)
+        with CorpusDisplay(console) as display:
+            summary = dryrun.plan_summary(inputs, options, progress=display)
+        print_plan(summary, Console())
         return
-    process = _process(shard, distributed, coordinator, num_processes, process_id)
-    task = tokenizing.Task(name, config, windows, format, shard_hours, process, retry_failed)
-    plan = tokenizing.Plan(output, recordings, task)
-    tokenizer = None
-    if plan.todo:
-        keep_compiled()
-        codec = load(checkpoint, device, dtype.value)
-        engine = Engine(codec, "sig_to_toks", codec.samples, windows.samples, batch_seconds)
-        tokenizer = tokenizing.Tokenizer(plan, engine, Readers(workers, windows), strict=strict, check=check)
-        tokenizer.run(console)
-    failures = plan.conclude(console)
-    if tokenizer is not None:
-        tokenizer.report(console)
-    if failures:
+    keep_compiled()
+    note = DEMO_NOTE if options.checkpoint is None else None
+    with CorpusDisplay(console, codec_note=note) as display:
+        report = tokenizing.tokenize(inputs, output, options, progress=display)
+    display.tokenized(report)
+    if report.failures:
         raise typer.Exit(1)
 
 
+@with_shared_options
 def detokenize(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Folder or URL that tokenize wrote.")],
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FOLDER", help="Folder or URL of the audio; goes on with it.")
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Folder or URL of a data set that tokenize has finished.")
     ],
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = Device.auto,
-    suffix: Annotated[str, typer.Option(help="Ending of the files, which says their format.")] = ".flac",
-    shard: ShardOption = None,
-    distributed: DistributedOption = False,
-    coordinator: CoordinatorOption = None,
-    num_processes: NumProcessesOption = None,
-    process_id: ProcessIdOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that write audio.")] = min(16, CPUS),
-    window: WindowOption = WINDOW_SECONDS,
-    context: ContextOption = CONTEXT_SECONDS,
-    batch_seconds: BatchSecondsOption = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Folder or URL of the audio files, new or to be continued."
+        ),
+    ],
+    shared: SharedOptions,
+    suffix: Annotated[
+        str, typer.Option(help="File name ending of the audio files, which selects their format.")
+    ] = ".flac",
+    workers: Annotated[int, typer.Option(min=1, help="Number of threads that write audio.")] = default_workers(),
 ) -> None:
-    """Turn a data set of tokens back into audio: a file for each recording, by its id.
+    """Turn a data set of tokens back into audio files, one for each recording, named after its id.
 
-    Takes the checkpoint that made the tokens, unless another is given. Run again after an interruption, it goes on.
+    Without --checkpoint, the codec that made the tokens is used. The same command continues an interrupted run.
     """
-    from focalcodec_jax.corpus.detokenize import Detokenizer, Output
-
-    audio.check_name(Path(f"a{suffix}"))
-    blocks = Blocks(dataset)
-    name = checkpoint or str(blocks.info["checkpoint"])
-    config = structure(name)
-    if config.quantizer.codebook_size != blocks.codebook_size:
-        raise CheckpointError(
-            f"{name} has a codebook of {config.quantizer.codebook_size} codes, the tokens one of {blocks.codebook_size}"
-        )
-    plan = {"data set": blocks.digest, "checkpoint": weights_hash(checkpoint_folder(name)), "suffix": suffix}
-    index, of = _process(shard, distributed, coordinator, num_processes, process_id)
-    target = Output(output, plan)
-    done = target.done()
-    todo = [block for block in range(index, len(blocks), of) if block not in done]
-    if todo:
-        keep_compiled()
-        codec = load(name, device)
-        windows = find_windows(config, window, context)
-        longest = round(windows.seconds * config.token_rate_hz)
-        engine = Engine(codec, "toks_to_sig", codec.tokens, longest, batch_seconds)
-        Detokenizer(blocks, target, engine, windows, suffix, workers).run(todo, console)
-    if target.conclude(len(blocks), console):
+    options = DetokenizeOptions(**shared.fields, process=shared.process(), suffix=suffix, workers=workers)
+    keep_compiled()
+    with CorpusDisplay(console) as display:
+        report = detokenizing.detokenize(dataset, output, options, progress=display)
+    display.detokenized(report)
+    if report.failures:
         raise typer.Exit(1)
 
 
 def _process(
     shard: str | None, distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> tuple[int, int]:
-    """Which process this is, and of how many.
+    """Index of this process, and the number of processes.
 
     Raises:
-        ConfigError: --shard is not such as 0/4.
+        ConfigError: --shard is malformed.
     """
     if shard is not None:
-        index, _, of = shard.partition("/")
-        if not (index.isdecimal() and of.isdecimal() and int(index) < int(of)):
+        index, _, count = shard.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise ConfigError(f"--shard is {shard!r}; the first of four processes is 0/4, the last 3/4")
-        return int(index), int(of)
+        return int(index), int(count)
     join(distributed, coordinator, num_processes, process_id)
     import jax
 
     if not jax.distributed.is_initialized():
         return 0, 1
     process = jax.process_index(), jax.process_count()
-    jax.distributed.shutdown()  # each works by itself from here on, so that none ends with another
+    jax.distributed.shutdown()  # the processes work independently, so that none has to wait for another to end
     return process

@@ -1,1 +1,1 @@
-"""Corpora of speech to data sets of tokens, and back to audio."""
+"""Turn corpora of speech into data sets of tokens, and back into audio."""

@@ -1,21 +1,21 @@
-"""What a finished token data set says of itself: `dataset_info.json`, `failures.jsonl` and a card."""
+"""The description of a finished token data set: `dataset_info.json`, `failures.jsonl` and a data card."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from focalcodec_jax.corpus.journal import Entry, Journal
+from focalcodec_jax.corpus.journal import ShardEntry
 from focalcodec_jax.files import Folder
-from focalcodec_jax.tokens.formats import FAILURES, INFO, Format
+from focalcodec_jax.tokens.formats.base import FAILURES, INFO, TokenFormat
 from focalcodec_jax.version import __version__
 
 CARD = "README.md"
 
 
-def totals(entries: list[Entry], codebook_size: int) -> dict[str, Any]:
-    """Counts of a data set, how many codes it uses, and their entropy in bits a token."""
+def totals(entries: Sequence[ShardEntry], codebook_size: int) -> dict[str, Any]:
+    """Counts over shards, the number of codes in use, and the entropy of the tokens in bits."""
     counts = np.zeros(codebook_size, np.int64)
     for entry in entries:
         counts += np.array(entry.counts, np.int64)
@@ -30,27 +30,27 @@ def totals(entries: list[Entry], codebook_size: int) -> dict[str, Any]:
     }
 
 
-def describe(folder: Folder, journal: Journal, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the description of a data set whose shards are all there; `dataset_info.json` last."""
-    entries = [journal.entry(shard) for shard in journal.shards]
-    found = {**info, **totals(entries, info["codebook_size"]), "shards": len(entries), "focalcodec_jax": __version__}
+def describe(folder: Folder, format: TokenFormat, entries: Sequence[ShardEntry], info: Mapping[str, Any]) -> None:
+    """Write the description of a data set whose shards are all finished, `dataset_info.json` last."""
+    info = {**info, "focalcodec_jax": __version__}
     failures = [failure for entry in entries for failure in entry.failures]
     folder.write(FAILURES, "".join(json.dumps(failure) + "\n" for failure in failures))
-    folder.write(CARD, card(found))
-    folder.write(INFO, json.dumps(found, indent=2) + "\n")
-    return found
+    folder.write(CARD, card(info, format))
+    folder.write(INFO, json.dumps(info, indent=2) + "\n")
 
 
-def card(info: Mapping[str, Any]) -> str:
-    """A data card, with the header by which `datasets` and the Hugging Face Hub find the shards."""
-    files = {Format.parquet: "parquet", Format.jsonl: "jsonl"}.get(Format(info["format"]))
-    header = f"configs:\n- config_name: default\n  data_files: data/*.{files}\n" if files else ""
-    load = (
-        f'from datasets import load_dataset\n\ndata = load_dataset("{"json" if files == "jsonl" else files}", '
-        f'data_files="data/*.{files}", split="train")\n'
-        if files
-        else "from focalcodec_jax.packing import packed_sequences  # sequences of one length, for training\n"
-    )
+def card(info: Mapping[str, Any], format: TokenFormat) -> str:
+    """A data card. Its header tells `datasets` and the Hugging Face Hub which files contain the data."""
+    header = load = ""
+    if format.datasets_loader is None:
+        load = "from focalcodec_jax import packed_sequences  # sequences of one length, for training\n"
+    else:
+        pattern = f"data/*.{format.extension}"
+        header = f"configs:\n- config_name: default\n  data_files: {pattern}\n"
+        load = (
+            f'from datasets import load_dataset\n\ndata = load_dataset("{format.datasets_loader}", '
+            f'data_files="{pattern}", split="train")\n'
+        )
     overlap = 2 * info["context_seconds"]
     window = f"Recordings longer than {info['window_seconds']} s were encoded in windows that overlap by {overlap} s."
     return f"""---
@@ -71,14 +71,14 @@ made by focalcodec_jax {info["focalcodec_jax"]} in {info["dtype"]}.
 |---|---|
 | tokens per second | {info["token_rate_hz"]:g} |
 | codebook | {info["codebook_size"]:,} codes, {info["codes_used"]:,} of them in use |
-| entropy | {info["token_entropy_bits"]:.2f} bits a token |
+| entropy | {info["token_entropy_bits"]:.2f} bits per token |
 | recordings that could not be read | {info["failures"]:,} (`{FAILURES}`) |
 
-Columns: `id`; `tokens`; `duration` in seconds; `source`, where the audio lay; and those of its manifest, if any.
-{window}
+The columns are `id`; `tokens`; `duration` in seconds; `source`, where the audio was stored; and the columns of the
+manifest, if there was one. {window}
 
 ```python
 {load}```
 
-The recordings' licence and languages are not known to the program that wrote this card; please add them.
+The program that wrote this card does not know the licence and the languages of the recordings. Please add them.
 """

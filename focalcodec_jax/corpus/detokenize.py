@@ -1,6 +1,6 @@
-"""A token data set in, audio files out.
+"""Turn a data set of tokens back into audio files.
 
-Work is cut into the blocks in which a data set is read; a block whose files are all there has an entry in the journal.
+The work is divided into the blocks of the data set. A block with all its audio files written has a journal entry.
 """
 
 import json
@@ -10,83 +10,148 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
-from focalcodec_jax.console import one_line
+from focalcodec_jax.corpus import progress as events
 from focalcodec_jax.corpus.engine import Engine, Item
-from focalcodec_jax.corpus.progress import Progress
-from focalcodec_jax.errors import FocalCodecError
+from focalcodec_jax.corpus.journal import Journal
+from focalcodec_jax.corpus.options import DetokenizeOptions
+from focalcodec_jax.corpus.progress import CorpusReport, ProgressCallback
+from focalcodec_jax.errors import CheckpointError
 from focalcodec_jax.files import Folder
+from focalcodec_jax.inference import Codec
 from focalcodec_jax.nn import lengths
+from focalcodec_jax.pretrained import checkpoint_folder, structure, weights_hash
 from focalcodec_jax.recordings import audio
-from focalcodec_jax.recordings.windows import Windows
-from focalcodec_jax.tokens.dataset import Blocks
-from focalcodec_jax.tokens.formats import FAILURES, path_of
-
-PLAN = "journal/plan.json"
+from focalcodec_jax.recordings.readers import Windows, codec_windows
+from focalcodec_jax.tokens.dataset import TokenDataset
+from focalcodec_jax.tokens.formats.base import FAILURES, id_path
 
 
-class Output:
-    """The folder of audio files, and the journal in it.
+@dataclass(frozen=True)
+class DetokenizeReport(CorpusReport):
+    """What `detokenize` made.
 
-    Raises:
-        FocalCodecError: it holds the audio of another data set or checkpoint, or files of something else.
+    Attributes:
+        blocks: number of blocks of the data set.
+        open_blocks: number of blocks that other processes have not finished.
+        failures: number of recordings without tokens, in the finished blocks.
     """
 
-    def __init__(self, path: str, plan: dict[str, str]):
-        self.folder = Folder(path)
-        kept = self.folder.read(PLAN)
-        if kept is None and (others := self.folder.names("") - {"journal"}):
-            raise FocalCodecError(f"{path} holds other files, such as {min(others)}; give an empty or a new folder")
-        if kept is not None and (before := json.loads(kept)) != plan:
-            key = next(key for key in plan if before.get(key) != plan[key])
-            raise FocalCodecError(f"{path} was begun with another {key}; give the same, or another folder")
-        if kept is None:
-            self.folder.write(PLAN, json.dumps(plan, indent=2) + "\n")
+    blocks: int
+    open_blocks: int
+    failures: int
 
-    def done(self) -> set[int]:
-        return {int(name.split(".")[0]) for name in self.folder.names("journal") if name[:6].isdigit()}
 
-    def add(self, block: int, failures: list[dict[str, str]]) -> None:
-        self.folder.write(f"journal/{block:06d}.json", json.dumps(failures) + "\n")
+def detokenize(
+    dataset: str | Path,
+    output: str | Path,
+    options: DetokenizeOptions | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+) -> DetokenizeReport:
+    """Turn a data set of tokens back into audio, or continue an interrupted run.
 
-    def conclude(self, blocks: int, console: Console) -> int:
-        """List what failed, if all is there; returns how many."""
-        done = sorted(self.done())
-        failures = [one for n in done for one in json.loads(self.folder.read(f"journal/{n:06d}.json") or b"[]")]
-        if len(done) < blocks:
-            console.print(f"{blocks - len(done)} of {blocks} blocks are left to other processes", highlight=False)
-        else:
-            self.folder.write(FAILURES, "".join(json.dumps(failure) + "\n" for failure in failures))
-            console.print(f"{one_line(self.folder.path)} is complete, {len(failures)} failed", highlight=False)
-        return len(failures)
+    Each recording becomes a file that is named after its id.
+
+    Args:
+        dataset: path or URL of a finished data set, as `tokenize` writes it.
+        output: path or URL of the folder of the audio files.
+        options: defaults to `DetokenizeOptions()`.
+        progress: called with the events of `focalcodec_jax.corpus.progress`.
+
+    Raises:
+        AudioError: the suffix is not that of a known audio format.
+        CheckpointError: the codec cannot be loaded, or has another codebook than the tokens.
+        TokenError: the data set is unfinished or unreadable.
+        FocalCodecError: the output folder has other content, or the devices fail.
+        OSError: a file cannot be written. The same call then continues with the finished blocks.
+    """
+    options, progress = options or DetokenizeOptions(), progress or events.ignore
+    audio.check_name(Path(f"a{options.suffix}"))
+    tokens = TokenDataset(dataset)
+    checkpoint = options.checkpoint or str(tokens.info["checkpoint"])
+    config = structure(checkpoint)
+    if config.quantizer.codebook_size != tokens.codebook_size:
+        raise CheckpointError(
+            f"{checkpoint} has a codebook of {config.quantizer.codebook_size} codes, but the tokens have one of "
+            f"{tokens.codebook_size}"
+        )
+    folder = Folder(output)
+    compared = {
+        "data set": tokens.digest,
+        "checkpoint": weights_hash(checkpoint_folder(checkpoint)),
+        "suffix": options.suffix,
+    }
+    journal = Journal(folder, compared, {}, digits=6)
+    done = journal.done()
+    index, count = options.process
+    todo = [block for block in range(index, len(tokens), count) if block not in done]
+    seconds, usage = 0.0, None
+    if todo:
+        progress(events.CodecLoading(checkpoint))
+        codec = Codec.from_pretrained(checkpoint, device=options.device)
+        windows = codec_windows(config, options.window, options.context)
+        longest = round(windows.seconds * config.token_rate_hz)
+        engine = Engine(codec, "toks_to_sig", codec.tokens, longest, options.batch_seconds)
+        audio_folder = AudioFolder(folder, journal, options.suffix, codec.sample_rate_hz)
+        detokenizer = Detokenizer(tokens, audio_folder, engine, windows, progress)
+        detokenizer.run(todo, max(1, options.workers))
+        seconds, usage = detokenizer.seconds, engine.usage()
+    return _conclude(journal, len(tokens), seconds, usage)
+
+
+def _conclude(journal: Journal, blocks: int, seconds: float, usage: events.DeviceUsage | None) -> DetokenizeReport:
+    """List all failures in the output folder if it is complete, and report its content."""
+    done = sorted(journal.done())
+    failures = [failure for block in done for failure in journal.read(block)]
+    if len(done) == blocks:
+        journal.folder.write(FAILURES, "".join(json.dumps(failure) + "\n" for failure in failures))
+    return DetokenizeReport(journal.folder.path, seconds, usage, blocks, blocks - len(done), len(failures))
+
+
+class WindowKey(NamedTuple):
+    """Identifies a window of a token sequence in the engine."""
+
+    block: int
+    place: int
+    """Index of the sequence within the block."""
+    number: int
+    """Index of the window."""
+    count: int
+    """Number of windows of the sequence."""
+    tokens: int
+    """Length of the window."""
 
 
 @dataclass
-class OpenAudio:
-    """An audio file that is written in order, as its windows come in any order; it appears when the last is there."""
+class OpenAudioFile:
+    """An audio file that is written in order, although its windows arrive in any order. The last one completes it."""
 
     folder: Folder
     name: str
     rate_hz: int
     count: int
+    """Number of windows."""
     written: int = 0
-    waiting: dict[int, np.ndarray] = field(default_factory=dict)
+    pending: dict[int, np.ndarray] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    put: Callable[[np.ndarray], None] | None = None
+    append: Callable[[np.ndarray], None] | None = None
 
     def add(self, number: int, sig: np.ndarray) -> None:
+        """Add the audio of a window, (samples,)."""
         with self.lock:
             try:
-                if self.put is None:
+                if self.append is None:
                     part = self.stack.enter_context(self.folder.written(self.name))
-                    self.put = self.stack.enter_context(audio.writing(part, self.rate_hz))
-                self.waiting[number] = sig
-                while self.written in self.waiting:
-                    self.put(self.waiting.pop(self.written))
+                    self.append = self.stack.enter_context(audio.writing(part, self.rate_hz))
+                self.pending[number] = sig
+                while self.written in self.pending:
+                    self.append(self.pending.pop(self.written))
                     self.written += 1
                 if self.written == self.count:
                     self.stack.close()
@@ -95,94 +160,112 @@ class OpenAudio:
                 raise
 
 
+@dataclass(frozen=True)
+class AudioFolder:
+    """The folder of the audio files, and the journal in it."""
+
+    folder: Folder
+    journal: Journal
+    suffix: str
+    rate_hz: int
+
+    def open(self, id_: str, windows: int) -> OpenAudioFile:
+        """The audio file of a recording that arrives in the given number of windows."""
+        return OpenAudioFile(self.folder, id_path(id_) + self.suffix, self.rate_hz, windows)
+
+
 @dataclass
 class OpenBlock:
-    """A block of which some audio is still to come."""
+    """A block of which some audio is not written yet."""
 
-    left: int
+    missing: int = 0
+    """Number of windows that are not written."""
     failures: list[dict[str, str]] = field(default_factory=list)
 
 
 class Detokenizer:
-    """Writes a token data set's audio.
+    """Writes the audio of a token data set.
 
-    Args:
-        suffix: of the files, which says their format, such as .flac.
-        workers: threads that write.
+    Attributes:
+        seconds: seconds of audio that were written.
     """
 
-    def __init__(self, blocks: Blocks, output: Output, engine: Engine, windows: Windows, suffix: str, workers: int):
-        self.blocks, self.output, self.engine, self.windows = blocks, output, engine, windows
-        self.suffix, self.workers = suffix, workers
+    def __init__(
+        self,
+        tokens: TokenDataset,
+        output: AudioFolder,
+        engine: Engine,
+        windows: Windows,
+        progress: ProgressCallback,
+    ):
+        self.tokens, self.output, self.engine = tokens, output, engine
+        self.windows, self.progress = windows, progress
         self.config = engine.codec.config
-        self.open: dict[int, OpenBlock] = {}
-        self.files: dict[tuple[int, int], OpenAudio] = {}
+        self.seconds = 0.0
+        self.blocks: dict[int, OpenBlock] = {}
+        self.files: dict[tuple[int, int], OpenAudioFile] = {}
+        """By block, and place of the sequence within the block."""
 
-    def run(self, todo: Sequence[int], console: Console) -> None:
-        """Write the audio of these blocks.
+    def run(self, todo: Sequence[int], workers: int) -> None:
+        """Write the audio of some blocks.
+
+        Args:
+            workers: number of threads that write.
 
         Raises:
             TokenError: a shard cannot be read.
-            OSError: a file cannot be written. What was written before stays, and the same command goes on.
+            OSError: a file cannot be written.
         """
-        estimate = self.blocks.mean_tokens * len(todo) / self.config.token_rate_hz
+        self.progress(events.ProcessingStarted(self.tokens.mean_tokens * len(todo) / self.config.token_rate_hz))
         writing: deque[tuple[int, Future]] = deque()
-        with Progress(console, estimate, self.engine.meter) as self.progress, ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             for key, row in self.engine.run(self._items(todo)):
-                block, place, number, count, tokens = key
-                sig = self._kept(row, number, count, tokens)
-                writing.append((block, pool.submit(self._write, (block, place), number, count, sig)))
-                while len(writing) > 4 * self.workers or (writing and writing[0][1].done()):
+                writing.append((key.block, pool.submit(self._write, key, self._kept(key, row))))
+                while len(writing) > 4 * workers or (writing and writing[0][1].done()):
                     self._settle(*writing.popleft())
             while writing:
                 self._settle(*writing.popleft())
-        hours, elapsed = self.progress.seconds / 3600, self.engine.meter.elapsed
-        console.print(
-            f"{hours:.2f} h of audio in {elapsed:.1f} s, {self.progress.speed}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
     def _items(self, todo: Sequence[int]) -> Iterator[Item]:
-        rate_hz, samples_rate_hz = self.config.token_rate_hz, self.config.sample_rate_out_hz
+        rate_hz = self.config.token_rate_hz
         for block in todo:
-            rows = self.blocks[block]
-            self.open[block] = opened = OpenBlock(0)
-            pieces: list[Item] = []
-            for place, (id_, toks) in enumerate(rows):
+            self.blocks[block] = opened = OpenBlock()
+            items: list[Item] = []
+            for place, (id_, toks) in enumerate(self.tokens[block]):
                 if not toks.size:
                     opened.failures.append({"id": id_, "reason": "it has no tokens"})
-                    self.progress.failed(f"{id_} has no tokens")
+                    self.progress(events.RecordingFailed(f"{id_} has no tokens"))
                     continue
                 count = self.windows.count(len(toks) / rate_hz)
-                name = path_of(id_) + self.suffix
-                self.files[block, place] = OpenAudio(self.output.folder, name, samples_rate_hz, count)
+                self.files[block, place] = self.output.open(id_, count)
                 for number in range(count):
                     first = round(number * self.windows.hop * rate_hz)
                     last = first + round(self.windows.seconds * rate_hz) if number < count - 1 else len(toks)
-                    piece = toks[first:last].astype(np.int32)
-                    pieces.append(((block, place, number, count, len(piece)), piece))
-            opened.left = len(pieces)
-            if not pieces:
+                    window = toks[first:last].astype(np.int32)
+                    items.append((WindowKey(block, place, number, count, len(window)), window))
+            opened.missing = len(items)
+            if not items:
                 self._finish(block)
-            yield from pieces
+            yield from items
 
-    def _kept(self, row: np.ndarray, number: int, count: int, tokens: int) -> np.ndarray:
-        sig = row[: lengths.tokens_to_samples(self.config, tokens)]
-        return self.windows.kept(sig, number, count, self.config.sample_rate_out_hz)
+    def _kept(self, key: WindowKey, row: np.ndarray) -> np.ndarray:
+        sig = row[: lengths.tokens_to_samples(self.config, key.tokens)]
+        return self.windows.kept(sig, key.number, key.count, self.config.sample_rate_out_hz)
 
-    def _write(self, key: tuple[int, int], number: int, count: int, sig: np.ndarray) -> float:
-        self.files[key].add(number, sig)
+    def _write(self, key: WindowKey, sig: np.ndarray) -> float:
+        self.files[key.block, key.place].add(key.number, sig)
         return len(sig) / self.config.sample_rate_out_hz
 
     def _settle(self, block: int, written: Future) -> None:
+        """Wait until a window is written. The last window of a block finishes the block."""
         seconds = written.result()
-        self.progress.add(seconds, seconds)
-        self.open[block].left -= 1
-        if not self.open[block].left:
+        self.seconds += seconds
+        self.progress(events.AudioProcessed(seconds, seconds, self.engine.usage()))
+        self.blocks[block].missing -= 1
+        if not self.blocks[block].missing:
             self._finish(block)
 
     def _finish(self, block: int) -> None:
-        self.output.add(block, self.open.pop(block).failures)
+        self.output.journal.add(block, self.blocks.pop(block).failures)
         for key in [key for key in self.files if key[0] == block]:
             del self.files[key]

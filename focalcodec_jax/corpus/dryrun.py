@@ -1,62 +1,104 @@
-"""What tokenizing a corpus would be: hours, shards, batches and their padding. Nothing is computed or written."""
+"""A preview of tokenizing a corpus: hours, shards, batches and padding. Nothing is computed or written."""
 
 import random
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
+from focalcodec_jax.config import SAMPLE_RATE_HZ
+from focalcodec_jax.corpus import journal, progress as events
 from focalcodec_jax.corpus.engine import batch_shape
-from focalcodec_jax.corpus.journal import Shard
-from focalcodec_jax.inference import Axis
-from focalcodec_jax.recordings.recording import Recording, num_samples
-from focalcodec_jax.recordings.windows import Windows
+from focalcodec_jax.corpus.options import TokenizeOptions
+from focalcodec_jax.corpus.progress import ProgressCallback
+from focalcodec_jax.corpus.tokenize import list_corpus
+from focalcodec_jax.inference import Axis, default_batch_seconds, local_devices
+from focalcodec_jax.recordings.recording import num_samples
 
-SAMPLE = 2000
-"""Recordings whose headers are read, to know their lengths."""
+SAMPLED_RECORDINGS = 2000
+"""Number of recordings whose headers are read to estimate the lengths of all."""
 
 
-def show(
-    recordings: Sequence[Recording],
-    shards: Sequence[Shard],
-    config: CodecConfig,
-    windows: Windows,
-    batch_seconds: float,
-) -> None:
-    """Print the plan, from the headers of some recordings chosen at random."""
-    chosen = random.Random(0).sample(recordings, min(SAMPLE, len(recordings)))
+@dataclass(frozen=True)
+class BatchShape:
+    """Batches of one shape."""
+
+    seconds: float
+    """Padded length of a recording or window."""
+    rows: int
+    """Recordings or windows per device."""
+    share: float
+    """Share of all recordings and windows."""
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """What tokenizing a corpus would do, estimated from some recordings.
+
+    Attributes:
+        recordings: number of recordings.
+        sampled: number of recordings whose headers were read.
+        unreadable: number of those that cannot be read.
+        hours: hours of audio in the corpus.
+        tokens: number of tokens.
+        shards: number of shards.
+        batch_seconds: maximum seconds of audio per device and batch.
+        batches: shapes of the batches, shortest first.
+        padding_share: share of padding in all batches. None if no recording can be read.
+    """
+
+    recordings: int
+    sampled: int
+    unreadable: int
+    hours: float
+    tokens: float
+    shards: int
+    batch_seconds: float
+    batches: tuple[BatchShape, ...]
+    padding_share: float | None
+
+
+def plan_summary(
+    inputs: str | Path | Sequence[str | Path],
+    options: TokenizeOptions | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+) -> PlanSummary:
+    """Estimate what `tokenize` would do, from the headers of randomly chosen recordings.
+
+    Raises:
+        AudioError, CheckpointError, ConfigError: as in `tokenize`.
+    """
+    options = options or TokenizeOptions()
+    corpus = list_corpus(inputs, options, progress or events.ignore)
+    recordings, config, windows = corpus.recordings, corpus.config, corpus.windows
+    batch_seconds = options.batch_seconds or default_batch_seconds(local_devices(options.device))
+    sampled = random.Random(0).sample(recordings, min(SAMPLED_RECORDINGS, len(recordings)))
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda recording: recording.samples or num_samples(recording), chosen))
-    seconds = [samples / SAMPLE_RATE_HZ for samples in found if samples]
-    hours = sum(seconds) / max(1, len(found)) * len(recordings) / 3600
+        samples = list(pool.map(lambda recording: recording.samples or num_samples(recording), sampled))
+    seconds = [length / SAMPLE_RATE_HZ for length in samples if length]
+    hours = sum(seconds) / max(1, len(samples)) * len(recordings) / 3600
     axis = Axis(config.encoder.samples_per_frame, SAMPLE_RATE_HZ)
-    pieces: Counter[int] = Counter()
+    shapes: Counter[tuple[int, int]] = Counter()
     padded = real = 0.0
     for length in seconds:
         for number in range(windows.count(length)):
             piece = min(length - number * windows.hop, windows.seconds)
-            _, shape = batch_shape(axis, round(piece * SAMPLE_RATE_HZ), windows.samples, batch_seconds)
-            pieces[shape] += 1
-            padded, real = padded + shape / SAMPLE_RATE_HZ, real + piece
-    out = Console()
-    about = "" if len(chosen) == len(recordings) else "about "
-    unread = len(found) - len(seconds)
-    out.print(
-        f"{len(recordings):,} recordings, {about}{hours:,.2f} h, in {len(shards)} shard(s); {about}"
-        f"{hours * 3600 * config.token_rate_hz:,.0f} tokens"
-        + (f"; {unread} of {len(found)} looked at cannot be read" if unread else ""),
-        highlight=False,
-        soft_wrap=True,
+            rows, width = batch_shape(axis, round(piece * SAMPLE_RATE_HZ), windows.samples, batch_seconds)
+            shapes[width, rows] += 1
+            padded, real = padded + width / SAMPLE_RATE_HZ, real + piece
+    return PlanSummary(
+        recordings=len(recordings),
+        sampled=len(sampled),
+        unreadable=len(samples) - len(seconds),
+        hours=hours,
+        tokens=hours * 3600 * config.token_rate_hz,
+        shards=len(journal.divide(recordings, options.shard_hours)),
+        batch_seconds=batch_seconds,
+        batches=tuple(
+            BatchShape(width / SAMPLE_RATE_HZ, rows, count / shapes.total())
+            for (width, rows), count in sorted(shapes.items())
+        ),
+        padding_share=1 - real / padded if real else None,
     )
-    table = Table(title=f"batches of at most {batch_seconds:g} s a device")
-    for column in ("length (s)", "rows a device", "recordings or windows"):
-        table.add_column(column, justify="right")
-    for shape, count in sorted(pieces.items()):
-        rows, _ = batch_shape(axis, shape, windows.samples, batch_seconds)
-        table.add_row(f"{shape / SAMPLE_RATE_HZ:.2f}", str(rows), f"{100 * count / pieces.total():.1f} %")
-    out.print(table)
-    if real:
-        out.print(f"padding: {100 * (1 - real / padded):.1f} % of what is computed", highlight=False)

@@ -1,8 +1,8 @@
-"""The engine: arrays of many lengths through one compiled step, in batches of nearly constant size, all devices busy.
+"""The engine applies a method of the codec to many arrays of different lengths and keeps all devices busy.
 
-Items come from an iterator and wait in buckets of like length. A full bucket is a batch: it is sent to the devices
-while earlier ones are still computed, and its results are fetched when a few more have been sent. Each bucket has one
-shape, so that it is compiled once; that begins in the background with the bucket's first item.
+Items are collected in buckets of similar length. A full bucket becomes a batch, which is sent to the devices while
+earlier batches are still computed. Its results are fetched after a few more batches were sent. All batches of a bucket
+have one shape, so each bucket is compiled once, in the background, when its first item arrives.
 """
 
 import queue
@@ -17,83 +17,86 @@ from typing import Any
 import jax
 import numpy as np
 
+from focalcodec_jax.corpus.progress import DeviceUsage
 from focalcodec_jax.errors import FocalCodecError
 from focalcodec_jax.flops import of_jaxpr, peak_flops
 from focalcodec_jax.inference import Axis, Codec
 
 BATCHES_AHEAD = 3
-"""Batches sent to the devices before the first one's results are fetched."""
+"""Number of batches on the devices before the results of the first one are fetched."""
 PATIENCE = 64
-"""After so many batches without filling up, a bucket is sent as it is, so that nothing waits for long."""
+"""A bucket that is not full is sent after this many other batches, so that no item waits long."""
 
 Item = tuple[Any, np.ndarray]
-"""A key, and an array of any length."""
+"""A key, and an array."""
 
 
 @dataclass
 class Meter:
-    """What the engine did; times in seconds."""
+    """Times in seconds, and amounts of work, of an engine."""
 
     started: float = field(default_factory=time.monotonic)
     busy: float = 0.0
-    """Time that the devices had something to do."""
+    """Time in which the devices computed."""
     compiling: float = 0.0
-    """Time that nothing could go on before a program was compiled."""
+    """Time in which the engine waited for a program to be compiled."""
     batches: int = 0
     real: int = 0
-    """Length of all items."""
+    """Total length of all items."""
     padded: int = 0
-    """Length of all batches, padding and empty rows included."""
+    """Total length of all batches, including padding and empty rows."""
     flop: int = 0
-    """Operations of all batches."""
+    """Floating-point operations of all batches."""
 
-    @property
-    def elapsed(self) -> float:
-        return max(time.monotonic() - self.started, 1e-9)
+    def usage(self, peak: float | None) -> DeviceUsage:
+        """How the devices were used so far.
 
-    @property
-    def busy_share(self) -> float:
-        return min(1.0, self.busy / self.elapsed)
-
-    @property
-    def compiling_share(self) -> float:
-        return self.compiling / self.elapsed
-
-    @property
-    def waiting_share(self) -> float:
-        """Time that the devices had nothing to do for want of data."""
-        return max(0.0, 1 - self.busy_share - self.compiling_share)
-
-    @property
-    def padding_share(self) -> float:
-        return 1 - self.real / self.padded if self.padded else 0.0
+        Args:
+            peak: peak of all devices in FLOP/s, or None if unknown.
+        """
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        busy, compiling = min(1.0, self.busy / elapsed), self.compiling / elapsed
+        return DeviceUsage(
+            elapsed_seconds=elapsed,
+            busy_share=busy,
+            waiting_share=max(0.0, 1 - busy - compiling),
+            compiling_share=compiling,
+            padding_share=1 - self.real / self.padded if self.padded else 0.0,
+            mfu=None if peak is None else self.flop / elapsed / peak,
+        )
 
 
 @dataclass
 class Bucket:
-    """Items of like length that wait for company."""
+    """Items of similar length that wait to become a batch."""
 
     program: Future
     rows: int
     items: list[Item] = field(default_factory=list)
     since: int = 0
-    """Batches sent before its first item came."""
+    """Number of batches that were sent before its first item arrived."""
 
 
 def batch_shape(axis: Axis, length: int, longest: int, batch_seconds: float) -> tuple[int, int]:
-    """Rows for one device, and padded length, of the batches for items of this length."""
+    """Rows per device, and padded length, of the batches for items of this length.
+
+    Args:
+        axis: what the length counts.
+        longest: length of the longest item.
+        batch_seconds: maximum seconds of audio per device and batch.
+    """
     padded = min(axis.bucket(length), longest)
     return max(1, int(batch_seconds * axis.rate_hz / padded)), padded
 
 
 class Engine:
-    """Applies a method of the codec to items of any length.
+    """Applies a method of the codec to items of different lengths.
 
     Args:
         method: `sig_to_toks` or `toks_to_sig`.
-        axis: what an item's length counts.
+        axis: what the length of an item counts.
         longest: length of the longest item.
-        batch_seconds: most audio that one device is given at once; by default as `Codec`.
+        batch_seconds: maximum seconds of audio per device and batch. None takes that of the codec.
     """
 
     def __init__(self, codec: Codec, method: str, axis: Axis, longest: int, batch_seconds: float | None = None):
@@ -101,16 +104,22 @@ class Engine:
         self.batch_seconds = batch_seconds or codec.batch_seconds
         self.step = codec.compiled(method)
         self.meter = Meter()
+        peak = peak_flops(next(iter(codec.batch_sharding.device_set)))
+        self._peak_flops = None if peak is None else peak * codec.num_devices
         self._buckets: dict[int, Bucket] = {}
         self._sent: queue.SimpleQueue[tuple[float, jax.Array] | None] = queue.SimpleQueue()
 
     def shape(self, length: int) -> tuple[int, int]:
-        """Rows and length of the batches that an item of this length goes into."""
+        """Rows and padded length of the batches for items of this length, over all devices."""
         rows, padded = batch_shape(self.axis, length, self.longest, self.batch_seconds)
         return rows * self.codec.num_devices, padded
 
     def run(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Results of all items, still padded, in any order."""
+        """Yield the results of all items in any order. Results include the padding.
+
+        Raises:
+            FocalCodecError: the devices are out of memory, or fail otherwise.
+        """
         threading.Thread(target=self._watch, daemon=True).start()
         self._compilers = ThreadPoolExecutor(4)
         running: deque[tuple[list[Item], jax.Array]] = deque()
@@ -121,8 +130,8 @@ class Engine:
                     bucket.since = self.meter.batches
                 bucket.items.append((key, array))
                 full = [bucket] if len(bucket.items) == bucket.rows else []
-                for late in full or self._impatient():
-                    running.append(self._send(late))
+                for ready in full or self._overdue():
+                    running.append(self._send(ready))
                 while len(running) > BATCHES_AHEAD:
                     yield from self._fetched(*running.popleft())
             for bucket in self._buckets.values():
@@ -136,12 +145,9 @@ class Engine:
             self._sent.put(None)
             self._compilers.shutdown(wait=False, cancel_futures=True)
 
-    @property
-    def mfu(self) -> float | None:
-        """Share of the devices' bfloat16 peak that was used; None where that is not known, as of CPUs."""
-        device = next(iter(self.codec.batch_sharding.device_set))
-        peak = peak_flops(device)
-        return None if peak is None else self.meter.flop / self.meter.elapsed / peak / self.codec.num_devices
+    def usage(self) -> DeviceUsage:
+        """How the devices were used since the engine was made."""
+        return self.meter.usage(self._peak_flops)
 
     def _bucket(self, array: np.ndarray) -> Bucket:
         rows, length = self.shape(len(array))
@@ -150,7 +156,7 @@ class Engine:
             self._buckets[length] = Bucket(program, rows)
         return self._buckets[length]
 
-    def _impatient(self) -> list[Bucket]:
+    def _overdue(self) -> list[Bucket]:
         return [b for b in self._buckets.values() if b.items and self.meter.batches - b.since > PATIENCE]
 
     def _compile(self, rows: int, length: int, dtype: np.dtype) -> Any:
@@ -164,14 +170,14 @@ class Engine:
         items, bucket.items = bucket.items, []
         _, length = self.shape(max(len(array) for _, array in items))
         batch = np.zeros((bucket.rows, length), items[0][1].dtype)
-        lengths = np.ones(bucket.rows, np.int32)  # rows without an item are one sample of silence
+        lengths = np.ones(bucket.rows, np.int32)  # rows without an item have length 1
         for row, (_, array) in enumerate(items):
             batch[row, : len(array)], lengths[row] = array, len(array)
         before = time.monotonic()
         try:
             program, flop = bucket.program.result()
         except jax.errors.JaxRuntimeError as error:
-            raise self._explained(error) from error
+            raise self._device_error(error) from error
         self.meter.compiling += time.monotonic() - before
         self.meter.batches += 1
         self.meter.flop += flop
@@ -180,12 +186,12 @@ class Engine:
         try:
             output = program(self.codec.variables, *jax.device_put((batch, lengths), self.codec.batch_sharding))
         except jax.errors.JaxRuntimeError as error:
-            raise self._explained(error) from error
+            raise self._device_error(error) from error
         self._sent.put((time.monotonic(), output))
         return items, output
 
     def _watch(self) -> None:
-        """Notes when each batch is done, in the order they were sent."""
+        """Measure how long the devices are busy, by waiting for the batches in the order they were sent."""
         last = 0.0
         while sent := self._sent.get():
             began, output = sent
@@ -201,12 +207,16 @@ class Engine:
         try:
             rows = np.asarray(output)
         except jax.errors.JaxRuntimeError as error:
-            raise self._explained(error) from error
-        for (key, _), row in zip(items, rows, strict=False):  # the last rows may be filling
+            raise self._device_error(error) from error
+        for (key, _), row in zip(items, rows, strict=False):  # the last rows may be empty
             yield key, row
 
-    def _explained(self, error: Exception) -> FocalCodecError:
+    def _device_error(self, error: Exception) -> FocalCodecError:
         reason = str(error).splitlines()[0]
         if "RESOURCE_EXHAUSTED" in reason:
-            reason = f"out of memory with batches of {self.batch_seconds:g} s a device; give fewer with --batch-seconds"
+            return FocalCodecError(
+                f"the devices are out of memory with batches of {self.batch_seconds:g} s per device; choose a smaller "
+                "batch_seconds",
+                parameter="batch_seconds",
+            )
         return FocalCodecError(f"the devices failed: {reason}")

@@ -1,4 +1,7 @@
-"""What is to be done, and what has been: the plan of a data set, and an entry for each shard that is whole."""
+"""The journal of a job in its output folder: a plan, and an entry for each finished part.
+
+The journal lets a job continue after an interruption, and lets several processes share it.
+"""
 
 import hashlib
 import json
@@ -13,83 +16,43 @@ from focalcodec_jax.recordings.recording import Recording
 
 PLAN = "journal/plan.json"
 SMALLEST_HOURS, LARGEST_HOURS, USUAL_SHARDS = 0.5, 100.0, 1000
-"""A shard is a thousandth of the corpus, within these."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard of the data set: recordings `first` to before `last` of the listing."""
-
-    number: int
-    first: int
-    last: int
-
-    @property
-    def entry(self) -> str:
-        """Name of its entry in the journal; that is written last, and says that the shard is whole."""
-        return f"{self.number:05d}.json"
-
-
-@dataclass
-class Entry:
-    """What a whole shard holds."""
-
-    recordings: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    failures: list[dict[str, str]] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    """How often each code comes."""
-
-
-def shards(recordings: Sequence[Recording], hours: float | None = None) -> list[Shard]:
-    """Consecutive recordings of about as many hours each; the same listing gives the same shards."""
-    estimates = [recording.estimated_seconds for recording in recordings]
-    hours = hours or min(max(sum(estimates) / 3600 / USUAL_SHARDS, SMALLEST_HOURS), LARGEST_HOURS)
-    found, first, seconds = [], 0, 0.0
-    for index, estimate in enumerate(estimates):
-        seconds += estimate
-        if seconds >= hours * 3600 or index == len(estimates) - 1:
-            found.append(Shard(len(found), first, index + 1))
-            first, seconds = index + 1, 0.0
-    return found
+"""By default a shard has a thousandth of the corpus, within these limits."""
+LISTING = ("recordings", "listing")
+"""Keys of the plan that describe the inputs."""
 
 
 class Journal:
-    """The journal in the folder of a data set.
+    """The journal of a job whose parts are numbered from 0.
 
     Args:
-        options: what else decides about its content.
-        hours: about so much audio in a shard; only asked for when the data set is begun.
+        folder: the output folder.
+        options: everything that determines the output. A job can only be continued with equal options.
+        layout: further content of the plan. The process that begins the job decides it.
+        digits: number of digits in the names of entries.
+
+    Attributes:
+        plan: the plan as stored in the folder.
 
     Raises:
-        FocalCodecError: the folder holds the work of another command, or files of something else.
+        FocalCodecError: the folder has the journal of a job with other options, or contains other files.
     """
 
-    def __init__(
-        self, folder: Folder, recordings: Sequence[Recording], options: Mapping[str, Any], hours: float | None = None
-    ):
-        self.folder = folder
-        digest = hashlib.sha256()
-        for r in recordings:
-            digest.update(f"{r.id}\n{r.source}\n{r.start}\n{r.duration}\n{r.channel}\n".encode())
-        now = {**options, "recordings": len(recordings), "listing": digest.hexdigest()}
-        if (plan := self._kept()) is None:
-            # The bounds are kept, since estimates change, as when a broken file is replaced.
-            bounds = [shard.last for shard in shards(recordings, hours)]
-            folder.write(PLAN, json.dumps({**now, "bounds": bounds}, indent=2) + "\n")
-            plan = self._kept() or {}  # another process may have begun at the same time
-        if changed := [key for key in now if plan.get(key) != now[key]]:
-            key = changed[0]
-            what = f"{key} {plan.get(key)}, not {now[key]}" if key in options else "recordings"
-            raise FocalCodecError(f"{folder.path} was begun with other {what}; give the same, or another folder")
-        bounds = plan["bounds"]
-        self.shards = [Shard(n, first, last) for n, (first, last) in enumerate(pairwise([0, *bounds]))]
+    def __init__(self, folder: Folder, options: Mapping[str, Any], layout: Mapping[str, Any], digits: int):
+        self.folder, self.digits = folder, digits
+        plan = self._read_plan()
+        if plan is None:
+            folder.write(PLAN, json.dumps({**options, **layout}, indent=2) + "\n")
+            plan = self._read_plan() or {}  # another process may have begun the job at the same time
+        for key, value in options.items():
+            if plan.get(key) != value:
+                what = "recordings" if key in LISTING else f"options ({key}: {plan.get(key)}, not {value})"
+                raise FocalCodecError(f"{folder.path} was begun with other {what}; give the same, or another folder")
+        self.plan = plan
 
-    def _kept(self) -> dict[str, Any] | None:
+    def _read_plan(self) -> dict[str, Any] | None:
         content = self.folder.read(PLAN)
         if content is None:
-            if others := self.folder.names("") - {"journal"}:  # where another process may be about to write the plan
+            if others := self.folder.names("") - {"journal"}:  # another process may be about to write the plan
                 raise FocalCodecError(
                     f"{self.folder.path} holds other files, such as {min(others)}; give an empty or a new folder"
                 )
@@ -99,18 +62,99 @@ class Journal:
         except json.JSONDecodeError as error:
             raise FocalCodecError(f"{self.folder.path}/{PLAN} is not readable ({error}); give a new folder") from error
 
+    def stem(self, number: int) -> str:
+        """Name of the entry of a part, without its extension."""
+        return f"{number:0{self.digits}d}"
+
     def done(self) -> set[int]:
-        """Numbers of the shards that are whole."""
-        return {int(name.split(".")[0]) for name in self.folder.names("journal") if name[:5].isdigit()}
+        """Numbers of the finished parts."""
+        names = self.folder.names("journal")
+        return {int(name.split(".")[0]) for name in names if name[: self.digits].isdigit()}
 
-    def entry(self, shard: Shard) -> Entry:
-        content = self.folder.read(f"journal/{shard.entry}")
-        assert content is not None, shard
-        return Entry(**json.loads(content))
+    def read(self, number: int) -> Any:
+        """Content of the entry of a finished part."""
+        content = self.folder.read(f"journal/{self.stem(number)}.json")
+        assert content is not None, number
+        return json.loads(content)
 
-    def take_back(self, shard: Shard) -> None:
-        """A shard is about to be replaced: if that is cut off, it is open."""
-        self.folder.remove(f"journal/{shard.entry}")
+    def add(self, number: int, content: Any) -> None:
+        """Write the entry of a part, which marks it as finished."""
+        self.folder.write(f"journal/{self.stem(number)}.json", json.dumps(content) + "\n")
 
-    def add(self, shard: Shard, entry: Entry) -> None:
-        self.folder.write(f"journal/{shard.entry}", json.dumps(asdict(entry)) + "\n")
+    def remove(self, number: int) -> None:
+        """Delete the entry of a part before the part is rewritten, so that an interrupted rewrite is redone."""
+        self.folder.remove(f"journal/{self.stem(number)}.json")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard of a token data set: the recordings from `first` up to, but without, `last` in the listing."""
+
+    number: int
+    first: int
+    last: int
+
+
+@dataclass
+class ShardEntry:
+    """What a finished shard contains."""
+
+    recordings: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    """Number of occurrences of each code, (codebook_size,)."""
+
+
+def divide(recordings: Sequence[Recording], hours: float | None = None) -> list[Shard]:
+    """Divide a listing into shards of consecutive recordings with about `hours` of audio each.
+
+    The same listing always gives the same shards.
+    """
+    estimates = [recording.estimated_seconds for recording in recordings]
+    hours = hours or min(max(sum(estimates) / 3600 / USUAL_SHARDS, SMALLEST_HOURS), LARGEST_HOURS)
+    shards, first, seconds = [], 0, 0.0
+    for index, estimate in enumerate(estimates):
+        seconds += estimate
+        if seconds >= hours * 3600 or index == len(estimates) - 1:
+            shards.append(Shard(len(shards), first, index + 1))
+            first, seconds = index + 1, 0.0
+    return shards
+
+
+class DatasetJournal(Journal):
+    """The journal of a token data set, whose parts are shards.
+
+    Args:
+        recordings: the listing of the inputs.
+        options: everything else that determines the data set.
+        hours: hours of audio per shard. It is only used when the data set is begun.
+
+    Attributes:
+        shards: all shards of the data set.
+
+    Raises:
+        FocalCodecError: as in `Journal`.
+    """
+
+    def __init__(
+        self, folder: Folder, recordings: Sequence[Recording], options: Mapping[str, Any], hours: float | None = None
+    ):
+        digest = hashlib.sha256()
+        for r in recordings:
+            digest.update(f"{r.id}\n{r.source}\n{r.start}\n{r.duration}\n{r.channel}\n".encode())
+        options = {**options, "recordings": len(recordings), "listing": digest.hexdigest()}
+        # The bounds are stored because estimated durations can change, as when a damaged file is replaced.
+        layout = {"bounds": [shard.last for shard in divide(recordings, hours)]}
+        super().__init__(folder, options, layout, digits=5)
+        bounds = pairwise([0, *self.plan["bounds"]])
+        self.shards = [Shard(number, first, last) for number, (first, last) in enumerate(bounds)]
+
+    def entry(self, shard: Shard) -> ShardEntry:
+        """The entry of a finished shard."""
+        return ShardEntry(**self.read(shard.number))
+
+    def add_entry(self, shard: Shard, entry: ShardEntry) -> None:
+        """Mark a shard as finished."""
+        self.add(shard.number, asdict(entry))

@@ -1,83 +1,106 @@
-"""What a long run over a corpus shows: hours of audio, speed, whether the devices are busy, and what failed."""
+"""Events that long runs over a corpus report to their `progress` callback, and what their reports share."""
 
-import time
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
-from rich.table import Column
-
-from focalcodec_jax.console import one_line
-from focalcodec_jax.corpus.engine import Meter
-
-TEXT = "{task.fields[hours]} · {task.fields[speed]}"
-SHOW_SECONDS, LINE_SECONDS, SHOWN_FAILURES = 0.1, 30.0, 10
+from collections.abc import Callable
+from dataclasses import dataclass
 
 
-class Progress:
-    """A bar over seconds of audio; where nobody watches, in a job's output, a line now and then.
+@dataclass(frozen=True)
+class DeviceUsage:
+    """How a run used the devices. All shares are between 0 and 1.
 
-    Args:
-        estimate: seconds of audio that there seem to be.
+    Attributes:
+        elapsed_seconds: time since the run began.
+        busy_share: share of that time in which the devices computed.
+        waiting_share: share of that time in which the devices waited for data.
+        compiling_share: share of that time in which the run waited for a program to be compiled.
+        padding_share: share of padding in all batches.
+        mfu: model FLOPs utilisation of the devices' bfloat16 peak. None if the peak is unknown, as for CPUs.
     """
 
-    def __init__(self, console: Console, estimate: float, meter: Meter):
-        self.console, self.estimate, self.meter = console, estimate, meter
-        self.seconds = self.estimated = 0.0
-        self.failures = 0
-        self.said, self.shown = time.monotonic(), 0.0
-        self.bar = Bar(
-            BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            TextColumn(TEXT, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=6)),
-            console=console,
-            expand=True,
-        )
-        self.task = self.bar.add_task("", total=max(estimate, 1e-9), hours="", speed="starting")
+    elapsed_seconds: float
+    busy_share: float
+    waiting_share: float
+    compiling_share: float
+    padding_share: float
+    mfu: float | None
 
-    def __enter__(self) -> "Progress":
-        self.bar.start()
-        return self
 
-    def __exit__(self, *problem) -> None:
-        self._show()
-        self.bar.stop()
+@dataclass(frozen=True)
+class ListingStarted:
+    """The inputs are about to be listed."""
 
-    def add(self, seconds: float, estimated: float) -> None:
-        """A recording is done that lasted `seconds` and was thought to last `estimated`."""
-        self.seconds += seconds
-        self.estimated += estimated
-        now = time.monotonic()
-        if now - self.shown > SHOW_SECONDS:
-            self.shown = now
-            self._show()
-        if not self.console.is_terminal and now - self.said > LINE_SECONDS:
-            self.said = now
-            self.console.print(TEXT.format(task=self.bar.tasks[self.task]), highlight=False, soft_wrap=True)
 
-    def note(self, text: str) -> None:
-        self.console.print(one_line(text), soft_wrap=True, highlight=False)
+@dataclass(frozen=True)
+class ListingFinished:
+    """The inputs were listed."""
 
-    def failed(self, reason: str) -> None:
-        self.failures += 1
-        if self.failures <= SHOWN_FAILURES:
-            self.console.print(f"[yellow]failed:[/] {one_line(reason)}", soft_wrap=True, highlight=False)
-        elif self.failures == SHOWN_FAILURES + 1:
-            self.console.print("[yellow]further failures are only counted; failures.jsonl will list all[/]")
+    recordings: int
 
-    def _show(self) -> None:
-        ratio = self.seconds / self.estimated if self.estimated else 1.0
-        total = max(self.seconds + max(0.0, self.estimate - self.estimated) * ratio, 1e-9)
-        self.bar.update(self.task, completed=self.seconds, total=total, hours=self._hours(total), speed=self.speed)
 
-    def _hours(self, total: float) -> str:
-        unit, name = (3600, "h") if total >= 3600 else (60, "min")
-        return f"{self.seconds / unit:.1f} of ≈ {total / unit:.1f} {name}"
+@dataclass(frozen=True)
+class CodecLoading:
+    """The codec is about to be loaded."""
+
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class ProcessingStarted:
+    """The first recording is about to be processed."""
+
+    estimated_seconds: float
+    """Estimated seconds of audio to process."""
+
+
+@dataclass(frozen=True)
+class AudioProcessed:
+    """A recording, or a window of one, was processed. One that cannot be read has 0 seconds."""
+
+    seconds: float
+    estimated_seconds: float
+    """What the total estimate assumed for it."""
+    usage: DeviceUsage
+
+
+@dataclass(frozen=True)
+class RecordingFailed:
+    """A recording cannot be read."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class ShardKept:
+    """A shard was read again because of failures, and kept because no more of it can be read now."""
+
+    number: int
+
+
+CorpusEvent = (
+    ListingStarted | ListingFinished | CodecLoading | ProcessingStarted | AudioProcessed | RecordingFailed | ShardKept
+)
+ProgressCallback = Callable[[CorpusEvent], None]
+
+
+def ignore(event: CorpusEvent) -> None:
+    """A callback that does nothing."""
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What the reports of `tokenize` and `detokenize` share.
+
+    Attributes:
+        output: the output folder.
+        processed_seconds: seconds of audio that this call processed.
+        usage: how this call used the devices. None if there was nothing to do.
+    """
+
+    output: str
+    processed_seconds: float
+    usage: DeviceUsage | None
 
     @property
-    def speed(self) -> str:
-        meter = self.meter
-        text = (
-            f"{self.seconds / meter.elapsed:.3g} × real time · devices {100 * meter.busy_share:.0f} % busy, "
-            f"{100 * meter.waiting_share:.0f} % waiting for data"
-        )
-        return text + (f" · {self.failures} failed" if self.failures else "")
+    def speed(self) -> float:
+        """Seconds of audio processed per second of time."""
+        return self.processed_seconds / self.usage.elapsed_seconds if self.usage else 0.0

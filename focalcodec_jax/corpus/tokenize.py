@@ -1,292 +1,349 @@
-"""A corpus in, a token data set out.
+"""Turn a corpus of speech into a data set of tokens.
 
-The listing is cut into shards; of n processes the i-th makes every n-th. A shard's file appears whole, then its entry
-in the journal; so whatever is killed, the same command makes the shards without an entry, and no recording is lost or
-comes twice. The process that finds all entries there describes the data set.
+The listing of the inputs is divided into shards. Of n processes, process i makes the shards i, i + n, i + 2n and so
+on. A shard's file is written first and its journal entry second, each atomically. After an interruption, the same call
+makes the shards that have no entry, so no recording is lost or repeated. The process that finds all entries describes
+the data set.
 """
 
-import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
-from focalcodec_jax.console import one_line
-from focalcodec_jax.corpus.dataset_card import describe
+from focalcodec_jax.corpus import dataset_card, progress as events
+from focalcodec_jax.corpus.check import CheckResult, CheckSample
 from focalcodec_jax.corpus.engine import Engine, Item
-from focalcodec_jax.corpus.journal import Entry, Journal, Shard
-from focalcodec_jax.corpus.progress import Progress
+from focalcodec_jax.corpus.journal import DatasetJournal, Shard, ShardEntry
+from focalcodec_jax.corpus.options import TokenizeOptions
+from focalcodec_jax.corpus.progress import CorpusReport, ProgressCallback
 from focalcodec_jax.errors import FocalCodecError
 from focalcodec_jax.files import Folder
 from focalcodec_jax.inference import Codec
 from focalcodec_jax.nn import lengths
-from focalcodec_jax.nn.codec import FocalCodec
-from focalcodec_jax.pretrained import checkpoint_folder, weights_hash
-from focalcodec_jax.recordings.readers import Job, Piece, Readers
+from focalcodec_jax.pretrained import DEMO, checkpoint_folder, structure, weights_hash
+from focalcodec_jax.recordings.readers import Job, Piece, Readers, Windows, codec_windows
 from focalcodec_jax.recordings.recording import Recording
-from focalcodec_jax.recordings.windows import Windows
-from focalcodec_jax.tokens import formats
-from focalcodec_jax.tokens.formats import FAILURES, Format, Row
+from focalcodec_jax.recordings.sources import list_recordings
+from focalcodec_jax.tokens.formats import find_format
+from focalcodec_jax.tokens.formats.base import TokenizedRecording, manifest_columns, shard_stem, token_dtype
 
-CHECK_SECONDS = 30.0
-"""Longest recording that is encoded once more at the end."""
+
+@dataclass(frozen=True)
+class TokenizeReport(CorpusReport):
+    """What `tokenize` made.
+
+    The counts cover the whole data set if it is complete, and otherwise the shards of this process.
+
+    Attributes:
+        shards: number of shards of the data set.
+        open_shards: number of shards that other processes have not finished. The data set is complete if it is 0.
+        recordings: number of recordings with tokens.
+        failures: number of recordings that could not be read.
+        hours: hours of audio.
+        tokens: number of tokens.
+        codebook_size: number of codes in the codebook.
+        codes_used: number of codes that occur among the tokens.
+        token_entropy_bits: entropy of the distribution of the tokens.
+        check: result of encoding a sample again. None if nothing was sampled.
+    """
+
+    shards: int
+    open_shards: int
+    recordings: int
+    failures: int
+    hours: float
+    tokens: int
+    codebook_size: int
+    codes_used: int
+    token_entropy_bits: float
+    check: CheckResult | None
+
+
+def tokenize(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    options: TokenizeOptions | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+) -> TokenizeReport:
+    """Turn a corpus of speech into a data set of tokens, or continue an interrupted run.
+
+    Recordings that cannot be read are listed in `failures.jsonl` and counted in the report.
+
+    Args:
+        inputs: folders, audio files, globs, manifests, ArrayRecord shards or tars, as paths or URLs.
+        output: path or URL of the folder of the data set.
+        options: defaults to `TokenizeOptions()`.
+        progress: called with the events of `focalcodec_jax.corpus.progress`.
+
+    Raises:
+        AudioError: an input does not exist or is empty.
+        CheckpointError: the codec cannot be loaded.
+        ConfigError: an option is invalid, or a package is missing.
+        FocalCodecError: the output folder has other content, the devices fail, or `strict` stops the run.
+        OSError: a file cannot be written. The same call then continues with the finished shards.
+    """
+    options, progress = options or TokenizeOptions(), progress or events.ignore
+    find_format(options.format).require_packages("writing")
+    corpus = list_corpus(inputs, options, progress)
+    plan = DatasetPlan(str(output), corpus, options)
+    if not plan.todo:
+        return plan.conclude()
+    progress(events.CodecLoading(plan.checkpoint))
+    codec = Codec.from_pretrained(plan.checkpoint, dtype=options.dtype, device=options.device)
+    engine = Engine(codec, "sig_to_toks", codec.samples, corpus.windows.samples, options.batch_seconds)
+    tokenizer = Tokenizer(plan, engine, progress)
+    tokenizer.run()
+    usage = engine.usage()
+    return plan.conclude(tokenizer.seconds, usage, tokenizer.sample.encode_again(codec))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The recordings to tokenize, the configuration of the codec, and the windows of long recordings."""
+
+    recordings: Sequence[Recording]
+    config: CodecConfig
+    windows: Windows
+
+
+def list_corpus(
+    inputs: str | Path | Sequence[str | Path], options: TokenizeOptions, progress: ProgressCallback
+) -> Corpus:
+    """List the recordings of the inputs. Audio files are not opened.
+
+    Raises:
+        AudioError, CheckpointError, ConfigError: as in `tokenize`.
+    """
+    config = structure(options.checkpoint or DEMO, dtype=options.dtype)
+    windows = codec_windows(config, options.window, options.context)
+    progress(events.ListingStarted())
+    recordings = list_recordings([inputs] if isinstance(inputs, str | Path) else inputs)
+    progress(events.ListingFinished(len(recordings)))
+    return Corpus(recordings, config, windows)
+
+
+class DatasetPlan:
+    """The shards of a data set, and those that are left for this process.
+
+    Attributes:
+        todo: shards that this process has to make.
+        failures_before: number of failures in each shard that is to be made again, by shard number.
+
+    Raises:
+        FocalCodecError: the output folder has other content.
+    """
+
+    def __init__(self, output: str, corpus: Corpus, options: TokenizeOptions):
+        self.corpus, self.options = corpus, options
+        self.checkpoint = options.checkpoint or DEMO
+        self.format = find_format(options.format)
+        self.columns = manifest_columns(corpus.recordings)
+        self.compared = {
+            "checkpoint_sha256": weights_hash(checkpoint_folder(self.checkpoint)),
+            "dtype": options.dtype,
+            "format": options.format,
+            "window_seconds": corpus.windows.seconds,
+            "context_seconds": corpus.windows.context,
+        }
+        self.folder = Folder(output)
+        self.journal = DatasetJournal(self.folder, corpus.recordings, self.compared, options.shard_hours)
+        self.shards = self.journal.shards
+        done = self.journal.done()
+        index, count = options.process
+        self.own = [shard for shard in self.shards if shard.number % count == index]
+        self.failures_before: dict[int, int] = {}
+        if options.retry_failed:
+            failures = {s.number: len(self.journal.entry(s).failures) for s in self.own if s.number in done}
+            self.failures_before = {number: count for number, count in failures.items() if count}
+        self.todo = [s for s in self.own if s.number not in done or s.number in self.failures_before]
+
+    def conclude(
+        self, seconds: float = 0.0, usage: events.DeviceUsage | None = None, check: CheckResult | None = None
+    ) -> TokenizeReport:
+        """Describe the data set if it is complete, and report its content.
+
+        Args:
+            seconds: seconds of audio that this run processed.
+        """
+        config = self.corpus.config
+        codebook_size = config.quantizer.codebook_size
+        missing = {shard.number for shard in self.shards} - self.journal.done()
+        entries = [self.journal.entry(shard) for shard in (self.own if missing else self.shards)]
+        totals = dataset_card.totals(entries, codebook_size)
+        if not missing:
+            info = {
+                "checkpoint": self.checkpoint,
+                **self.compared,
+                "token_rate_hz": config.token_rate_hz,
+                "codebook_size": codebook_size,
+                "sample_rate_hz": config.sample_rate_out_hz,
+                **totals,
+                "shards": len(entries),
+            }
+            dataset_card.describe(self.folder, self.format, entries, info)
+        return TokenizeReport(
+            output=self.folder.path,
+            processed_seconds=seconds,
+            usage=usage,
+            shards=len(self.shards),
+            open_shards=len(missing),
+            codebook_size=codebook_size,
+            check=check,
+            **totals,
+        )
+
+
+class WindowKey(NamedTuple):
+    """Identifies a window of a recording in the engine."""
+
+    index: int
+    """Index of the recording."""
+    number: int
+    """Index of the window."""
+    count: int
+    """Number of windows of the recording."""
+    samples: int
+    """Length of the window at 16 kHz."""
 
 
 @dataclass
 class OpenShard:
-    """A shard of which some recordings are still to come."""
+    """A shard that is not finished yet."""
 
     shard: Shard
     counts: np.ndarray
-    rows: dict[int, Row] = field(default_factory=dict)
+    """Number of occurrences of each code, (codebook_size,)."""
+    rows: dict[int, TokenizedRecording] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         return len(self.rows) + len(self.failures) == self.shard.last - self.shard.first
 
 
 @dataclass
 class OpenRecording:
-    """A recording of which some windows are still to come."""
+    """A recording of which some windows have tokens."""
 
     tokens: dict[int, np.ndarray] = field(default_factory=dict)
     duration: float = 0.0
-    """Seconds to the end of the last window so far."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to become of the recordings.
-
-    Attributes:
-        checkpoint: name or folder of the codec; config: its configuration, with the compute dtype.
-        shard_hours: about so much audio in a shard.
-        process: which this is, from 0, and of how many that share the work.
-        retry_failed: make shards again in which recordings failed.
-    """
-
-    checkpoint: str
-    config: CodecConfig
-    windows: Windows
-    format: Format = Format.parquet
-    shard_hours: float | None = None
-    process: tuple[int, int] = (0, 1)
-    retry_failed: bool = False
-
-
-class Plan:
-    """What is to be done in an output folder, and what is left of it for this process.
-
-    Raises:
-        FocalCodecError: the folder holds something else.
-    """
-
-    def __init__(self, output: str, recordings: Sequence[Recording], task: Task):
-        self.recordings, self.task = recordings, task
-        self.columns = formats.columns(recordings)
-        self.options = {
-            "checkpoint_sha256": weights_hash(checkpoint_folder(task.checkpoint)),
-            "dtype": task.config.dtype,
-            "format": task.format.value,
-            "window_seconds": task.windows.seconds,
-            "context_seconds": task.windows.context,
-        }
-        self.folder = Folder(output)
-        self.journal = Journal(self.folder, recordings, self.options, task.shard_hours)
-        self.shards = self.journal.shards
-        done = self.journal.done()
-        index, of = task.process
-        self.mine = [shard for shard in self.shards if shard.number % of == index]
-        self.failed: dict[int, int] = {}
-        """Recordings that failed in shards that are to be made again."""
-        if task.retry_failed:
-            failed = {s.number: len(self.journal.entry(s).failures) for s in self.mine if s.number in done}
-            self.failed = {number: count for number, count in failed.items() if count}
-        self.todo = [shard for shard in self.mine if shard.number not in done or shard.number in self.failed]
-
-    def conclude(self, console: Console) -> int:
-        """Describe the data set, if all of it is there; says what there is, and returns how many recordings failed."""
-        missing = {shard.number for shard in self.shards} - self.journal.done()
-        if missing:
-            failures = sum(len(self.journal.entry(shard).failures) for shard in self.mine)
-            text = (
-                f"{len(missing)} of {len(self.shards)} shards are still open; the last process describes the data set"
-            )
-            console.print(text, highlight=False, soft_wrap=True)
-            return failures
-        config = self.task.config
-        info = describe(
-            self.folder,
-            self.journal,
-            {
-                "checkpoint": self.task.checkpoint,
-                **self.options,
-                "token_rate_hz": config.token_rate_hz,
-                "codebook_size": config.quantizer.codebook_size,
-                "sample_rate_hz": config.sample_rate_out_hz,
-            },
-        )
-        console.print(
-            f"{info['recordings']:,} recordings, {info['hours']:.2f} h → {info['tokens']:,} tokens in "
-            f"{info['shards']} shard(s) in {one_line(self.folder.path)}; {info['codes_used']:,} of "
-            f"{info['codebook_size']:,} codes in use, {info['token_entropy_bits']:.2f} bits of entropy a token",
-            highlight=False,
-            soft_wrap=True,
-        )
-        if info["failures"]:
-            console.print(
-                f"[yellow]{info['failures']} recording(s) could not be read; see "
-                f"{one_line(self.folder.path)}/{FAILURES}. "
-                "--retry-failed tries them again[/]",
-                soft_wrap=True,
-            )
-        return info["failures"]
+    """Seconds up to the end of its last window."""
 
 
 class Tokenizer:
-    """Makes the shards that are left of a plan.
+    """Makes the shards that are left in a plan.
 
-    Args:
-        strict: stop at the first recording that cannot be read.
-        check: recordings to encode once more at the end, one by one.
+    Attributes:
+        seconds: seconds of audio that were tokenized.
+        sample: recordings to be encoded again as a check.
     """
 
-    def __init__(self, plan: Plan, engine: Engine, readers: Readers, *, strict: bool = False, check: int = 0):
-        self.plan, self.recordings, self.config = plan, plan.recordings, plan.task.config
-        self.engine, self.readers, self.strict, self.check = engine, readers, strict, check
-        self.dtype = formats.token_dtype(self.config.quantizer.codebook_size)
-        self.open: dict[int, OpenShard] = {}
-        self.shard_of: dict[int, int] = {}
+    def __init__(self, plan: DatasetPlan, engine: Engine, progress: ProgressCallback):
+        self.plan, self.recordings, self.config = plan, plan.corpus.recordings, plan.corpus.config
+        self.engine, self.progress, self.windows = engine, progress, plan.corpus.windows
+        self.dtype = token_dtype(self.config.quantizer.codebook_size)
+        self.seconds, self.sample = 0.0, CheckSample(plan.options.check)
+        self.shards: dict[int, OpenShard] = {}
+        self.shard_of: dict[int, OpenShard] = {}
+        """The shard of each recording that is neither tokenized nor failed, by index of the recording."""
         self.begun: dict[int, OpenRecording] = {}
-        self.sample: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
-        self.seen = 0
-        self.random = random.Random(0)
 
-    def run(self, console: Console) -> None:
-        """Make them.
+    def run(self) -> None:
+        """Make the shards.
 
         Raises:
-            FocalCodecError: with `strict`, a recording could not be read; or the devices ran out of memory.
-            OSError: a shard could not be written. Shards made before stay, and the same command goes on.
+            FocalCodecError: `strict` is set and a recording cannot be read, or the devices fail.
+            OSError: a shard cannot be written.
         """
         shards, plan = self.plan.todo, self.plan
         estimate = sum(r.estimated_seconds for shard in shards for r in self.recordings[shard.first : shard.last])
-        plan.folder.sweep("data", {formats.shard_stem(shard.number) for shard in shards})
-        plan.folder.sweep("journal", {shard.entry.split(".")[0] for shard in shards})
-        with Progress(console, estimate, self.engine.meter) as self.progress:
-            for key, row in self.engine.run(self._items(self.readers.pieces(self._jobs(shards)))):
-                self._collect(key, row)
-        assert not self.open
-
-    def report(self, console: Console) -> None:
-        """Say how it went."""
-        meter, progress, mfu = self.engine.meter, self.progress, self.engine.mfu
-        console.print(
-            f"{progress.seconds / 3600:.2f} h in {meter.elapsed:.1f} s, {progress.speed}; "
-            f"{100 * meter.compiling_share:.0f} % compiling; {100 * meter.padding_share:.0f} % of it is padding"
-            + ("" if mfu is None else f"; {100 * mfu:.1f} % of the devices' bfloat16 peak"),
-            highlight=False,
-            soft_wrap=True,
-        )
-        if self.sample:
-            wrong, tokens, count = self.misses()
-            console.print(
-                f"miss rate {100 * wrong / max(1, tokens):.2f} %: {wrong} of {tokens:,} tokens differ in {count} "
-                "recordings encoded once more, one by one, in float32",
-                highlight=False,
-                soft_wrap=True,
-            )
+        plan.folder.sweep("data", {shard_stem(shard.number) for shard in shards})
+        plan.folder.sweep("journal", {plan.journal.stem(shard.number) for shard in shards})
+        self.progress(events.ProcessingStarted(estimate))
+        pieces = Readers(plan.options.workers, self.windows).pieces(self._jobs(shards))
+        for key, row in self.engine.run(self._items(pieces)):
+            self._collect(key, row)
+        assert not self.shards
 
     def _jobs(self, shards: Sequence[Shard]) -> Iterator[Job]:
         for shard in shards:
-            self.open[shard.number] = OpenShard(shard, np.zeros(self.config.quantizer.codebook_size, np.int64))
+            counts = np.zeros(self.config.quantizer.codebook_size, np.int64)
+            self.shards[shard.number] = OpenShard(shard, counts)
             for index in range(shard.first, shard.last):
-                self.shard_of[index] = shard.number
+                self.shard_of[index] = self.shards[shard.number]
                 yield Job(index, self.recordings[index])
 
     def _items(self, pieces: Iterator[Piece]) -> Iterator[Item]:
         for piece in pieces:
-            if piece.index not in self.shard_of:  # another window of it failed
+            if piece.index not in self.shard_of:  # another window of the recording failed
                 continue
             if piece.sig is None:
                 self._fail(piece.index, piece.problem or "")
                 continue
             if piece.count == 1:
-                self._maybe_sample(piece.index, piece.sig)
-            yield (piece.index, piece.number, piece.count, len(piece.sig)), piece.sig
+                self.sample.offer(piece.index, piece.sig)
+            yield WindowKey(piece.index, piece.number, piece.count, len(piece.sig)), piece.sig
 
-    def _collect(self, key, row: np.ndarray) -> None:
-        index, number, count, samples = key
-        if index not in self.shard_of:
+    def _collect(self, key: WindowKey, row: np.ndarray) -> None:
+        if key.index not in self.shard_of:
             return
-        windows = self.readers.windows
-        toks = row[: lengths.samples_to_tokens(self.config, samples)].astype(self.dtype)
-        recording = self.begun.setdefault(index, OpenRecording())
-        recording.tokens[number] = windows.kept(toks, number, count, self.config.token_rate_hz)
-        recording.duration = max(recording.duration, number * windows.hop + samples / SAMPLE_RATE_HZ)
-        if len(recording.tokens) == count:
-            del self.begun[index]
-            self._keep(index, np.concatenate([recording.tokens[n] for n in range(count)]), recording.duration)
+        toks = row[: lengths.samples_to_tokens(self.config, key.samples)].astype(self.dtype)
+        recording = self.begun.setdefault(key.index, OpenRecording())
+        recording.tokens[key.number] = self.windows.kept(toks, key.number, key.count, self.config.token_rate_hz)
+        end = key.number * self.windows.hop + key.samples / SAMPLE_RATE_HZ
+        recording.duration = max(recording.duration, end)
+        if len(recording.tokens) == key.count:
+            del self.begun[key.index]
+            toks = np.concatenate([recording.tokens[number] for number in range(key.count)])
+            self._add(key.index, toks, recording.duration)
 
-    def _keep(self, index: int, toks: np.ndarray, duration: float) -> None:
-        if index in self.sample:
-            self.sample[index] = self.sample[index][0], toks
-        recording = self.recordings[index]
-        shard = self.open[self.shard_of.pop(index)]
-        shard.rows[index] = Row(recording, toks, duration)
+    def _add(self, index: int, toks: np.ndarray, duration: float) -> None:
+        self.sample.add_tokens(index, toks)
+        shard = self.shard_of.pop(index)
+        shard.rows[index] = TokenizedRecording(self.recordings[index], toks, duration)
         shard.counts += np.bincount(toks, minlength=len(shard.counts))
-        self.progress.add(duration, recording.estimated_seconds)
+        self._advance(index, duration)
         self._finish(shard)
 
     def _fail(self, index: int, problem: str) -> None:
-        recording = self.recordings[index]
-        named = problem if recording.source in problem else f"{recording.source}: {problem}"
-        if self.strict:
-            raise FocalCodecError(f"{named} (stopped, for --strict)")
-        shard = self.open[self.shard_of.pop(index)]
+        source = self.recordings[index].source
+        message = problem if source in problem else f"{source}: {problem}"
+        if self.plan.options.strict:
+            raise FocalCodecError(f"{message} (stopped, because `strict` is set)")
+        shard = self.shard_of.pop(index)
         shard.failures[index] = problem
         self.begun.pop(index, None)
-        self.progress.failed(named)
-        self.progress.add(0.0, recording.estimated_seconds)
+        self.progress(events.RecordingFailed(message))
+        self._advance(index, 0.0)
         self._finish(shard)
 
+    def _advance(self, index: int, seconds: float) -> None:
+        self.seconds += seconds
+        estimate = self.recordings[index].estimated_seconds
+        self.progress(events.AudioProcessed(seconds, estimate, self.engine.usage()))
+
     def _finish(self, shard: OpenShard) -> None:
-        if not shard.whole:
+        """Write the shard and its journal entry, if it is complete."""
+        if not shard.complete:
             return
-        del self.open[shard.shard.number]
-        if (before := self.plan.failed.get(shard.shard.number)) is not None:
+        number, journal = shard.shard.number, self.plan.journal
+        del self.shards[number]
+        if (before := self.plan.failures_before.get(number)) is not None:
             if len(shard.failures) >= before:
-                self.progress.note(f"shard {shard.shard.number} stays as it was: no more of it can be read now")
+                self.progress(events.ShardKept(number))
                 return
-            self.plan.journal.take_back(shard.shard)
+            journal.remove(number)
         rows = [shard.rows[index] for index in sorted(shard.rows)]
-        formats.write(self.plan.folder, self.plan.task.format, shard.shard.number, rows, self.plan.columns)
+        file_format = self.plan.format
+        file_format.write(self.plan.folder, file_format.shard_name(number), rows, self.plan.columns)
         failures = [
             {"id": self.recordings[index].id, "source": self.recordings[index].source, "reason": reason}
             for index, reason in sorted(shard.failures.items())
         ]
         seconds, tokens = sum(row.duration for row in rows), int(shard.counts.sum())
-        self.plan.journal.add(shard.shard, Entry(len(rows), seconds, tokens, failures, shard.counts.tolist()))
-
-    def _maybe_sample(self, index: int, sig: np.ndarray) -> None:
-        """Keep an even choice of what has come so far."""
-        if not self.check or len(sig) > CHECK_SECONDS * SAMPLE_RATE_HZ:
-            return
-        self.seen += 1
-        if len(self.sample) == self.check:
-            if self.random.random() > self.check / self.seen:
-                return
-            del self.sample[self.random.choice(list(self.sample))]
-        self.sample[index] = sig, None
-
-    def misses(self) -> tuple[int, int, int]:
-        """Encode the sample once more, one by one, in float32: tokens that differ, tokens, recordings."""
-        codec = self.engine.codec
-        if self.config.dtype != "float32":
-            exact = FocalCodec(replace(self.config, dtype="float32"))
-            codec = Codec(exact, codec.variables, list(codec.batch_sharding.device_set))
-        pairs = [(codec.encode(sig, SAMPLE_RATE_HZ)[0], toks) for sig, toks in self.sample.values() if toks is not None]
-        return sum(int((a != b).sum()) for a, b in pairs), sum(len(a) for a, _ in pairs), len(pairs)
+        journal.add_entry(shard.shard, ShardEntry(len(rows), seconds, tokens, failures, shard.counts.tolist()))

@@ -1,1 +1,1 @@
-"""Finding and reading recordings, without JAX, so that processes that only read audio start at once."""
+"""Find and read recordings. This package does not import JAX, so that processes that only read audio start fast."""

@@ -18,23 +18,23 @@ from focalcodec_jax.files import written_whole
 
 FORMATS = frozenset(f".{name.lower()}" for name in soundfile.available_formats())
 SUFFIXES = FORMATS - {".raw"} | {".aif", ".mp2", ".oga", ".opus", ".sph"}
-"""File name endings of audio that libsndfile reads."""
+"""File name endings of the audio formats that libsndfile reads."""
 OTHER_SUFFIXES = frozenset({".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mpc", ".tta", ".webm", ".wma"})
-"""And of audio that it does not read: such files in a folder are to be named, rather than passed over."""
+"""File name endings of audio formats that libsndfile cannot read. Such files are reported instead of skipped."""
 
 STREAMED_BYTES = 0x7FFFF000
-"""Sizes from here on stand in the headers of files that were written to a pipe, and mean that nobody knew."""
+"""Header sizes from this value up are placeholders: the length was unknown when the file was written to a pipe."""
 WRITE_SAMPLES = 2**14
-"""Written at once; libsndfile's Vorbis encoder keeps a block on the stack, and faults where that is too small."""
+"""Samples per write call. libsndfile's Vorbis encoder keeps a block on the stack, which larger blocks overflow."""
 UNKNOWN_FRAMES = 2**62
-"""What libsndfile says, or more, where a header does not tell."""
+"""libsndfile reports this many frames or more when the header does not contain the length."""
 
 
 def checked(sig: np.ndarray, name: str = "the signal") -> np.ndarray:
-    """A recording as one-dimensional float32.
+    """Check a signal and return it as one-dimensional float32.
 
     Raises:
-        AudioError: not one-dimensional, not floating point, empty, or not finite.
+        AudioError: the signal is not one-dimensional, not floating point, empty, or not finite.
     """
     sig = np.asarray(sig)
     if sig.ndim != 1:
@@ -50,56 +50,60 @@ def checked(sig: np.ndarray, name: str = "the signal") -> np.ndarray:
 
 
 def resample(sig: np.ndarray, rate_hz: float, target_hz: float) -> np.ndarray:
-    """Band-limited resampling (soxr, high quality) of a (samples,) signal.
+    """Resample a (samples,) signal with soxr's high-quality band-limited filter.
 
     Raises:
-        AudioError: a rate is not a positive number.
+        AudioError: the source rate is not a positive number.
     """
     if not rate_hz > 0:
         raise AudioError(f"the sample rate is {rate_hz} Hz; it must be positive")
     if rate_hz == target_hz:
         return sig
-    # The filter may leave nothing of a recording of a few samples; a codec needs at least one.
+    # Resampling one sample may return an empty signal, but a codec needs at least one sample.
     return soxr.resample(sig, rate_hz, target_hz, quality="HQ") if sig.size > 1 else sig
 
 
 def read(path: str | Path, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    """Read anything libsndfile knows, mix it down to one channel and resample it.
+    """Read an audio file of any format of libsndfile, mix it down to one channel and resample it.
 
     Returns:
         (samples,) float32 at `rate_hz`.
 
     Raises:
-        AudioError: no such file, not audio, cut short, empty, or not finite.
+        AudioError: the file is missing, not audio, truncated, empty, or not finite.
     """
-    with opened(path, str(path)) as file:
+    with open_audio(path, str(path)) as file:
         return read_part(file, str(path), rate_hz)
 
 
 def read_bytes(content: bytes, name: str, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    """As `read`, from an audio file's content; errors call it `name`."""
-    with opened(io.BytesIO(content), name) as file:
+    """Read audio as `read` does, from the content of a file. Error messages call it `name`."""
+    with open_audio(io.BytesIO(content), name) as file:
         return read_part(file, name, rate_hz)
 
 
 @contextmanager
-def opened(source: str | Path | io.IOBase, name: str) -> Iterator[soundfile.SoundFile]:
-    """An audio file, to read parts of.
+def open_audio(source: str | Path | io.IOBase, name: str) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file, of which parts can then be read with `read_part`.
+
+    Args:
+        source: a path, or an open file.
+        name: what error messages call the file.
 
     Raises:
-        AudioError: no such file, not audio, or shorter than its header says.
+        AudioError: the file is missing, not audio, or shorter than its header says.
     """
     with ExitStack() as stack:
         if isinstance(source, str | Path):
             try:
-                if stat.S_ISFIFO(os.stat(source).st_mode):  # opening it would wait for somebody to write to it
+                if stat.S_ISFIFO(os.stat(source).st_mode):  # opening a pipe would block until another process writes
                     raise AudioError(f"{name} is a pipe; give an audio file")
                 source = stack.enter_context(open(source, "rb"))
             except FileNotFoundError as error:
                 raise AudioError(f"{name} does not exist") from error
             except IsADirectoryError as error:
                 raise AudioError(f"{name} is a folder; give an audio file") from error
-            except OSError as error:  # such as no permission, or links in a circle
+            except OSError as error:  # for example no permission, or a cycle of links
                 raise AudioError(f"{name} cannot be read: {error.strerror}") from error
             descriptor = source.fileno()
         else:
@@ -112,11 +116,13 @@ def opened(source: str | Path | io.IOBase, name: str) -> Iterator[soundfile.Soun
                 f"{name} is not audio that libsndfile reads ({reason}); WAV and FLAC always work"
             ) from error
         if file.frames >= UNKNOWN_FRAMES:
-            raise AudioError(f"{name} does not say how long it is, as FLAC from a pipe; write it to a file once more")
-        # libsndfile takes what is there and only notes that there should be more
+            raise AudioError(
+                f"the header of {name} does not say how long it is, as in FLAC from a pipe; save it again as a file"
+            )
+        # libsndfile reads truncated files without an error and only logs the expected size
         for claimed, present in re.findall(r"(?:data|SSND|[Ss]ize|riff) +: (\d+) \(should be (\d+)\)", file.extra_info):
             if int(present) < int(claimed) < STREAMED_BYTES:
-                raise AudioError(f"{name} is cut short: its header says {claimed} bytes, {present} are there")
+                raise AudioError(f"{name} is cut short: its header says {claimed} bytes, but it has {present}")
         yield file
 
 
@@ -129,20 +135,22 @@ def read_part(
     frames: int | None = None,
     channel: int | None = None,
 ) -> np.ndarray:
-    """Part of an opened audio file; errors call it `name`.
+    """Read a part of an open audio file, mix it down to one channel and resample it.
 
     Args:
-        start, frames: in samples of the file; to its end without `frames`.
-        channel: the one to take, from 0; the mean of all without it.
+        name: what error messages call the file.
+        start: first sample to read, at the rate of the file.
+        frames: number of samples to read, at the rate of the file. None reads to the end.
+        channel: index of the channel to read, from 0. None takes the mean of all channels.
 
     Returns:
         (samples,) float32 at `rate_hz`.
 
     Raises:
-        AudioError: as `read`, or there is no such channel.
+        AudioError: as in `read`, or the file has no such channel.
     """
     if channel is not None and channel >= file.channels:
-        raise AudioError(f"{name} has {file.channels} channel(s), there is no channel {channel} (they count from 0)")
+        raise AudioError(f"{name} has {file.channels} channel(s), so it has no channel {channel} (counted from 0)")
     try:
         if start:
             file.seek(start)
@@ -152,30 +160,32 @@ def read_part(
         reason = getattr(error, "error_string", error)
         raise AudioError(f"{name} cannot be decoded to its end ({reason})") from error
     if len(samples) < expected:
-        raise AudioError(f"{name} is cut short: its header says {expected} samples, {len(samples)} are there")
+        raise AudioError(f"{name} is cut short: its header says {expected} samples, but it has {len(samples)}")
     sig = samples.mean(axis=1) if channel is None else samples[:, channel]
     return checked(resample(checked(sig, name), file.samplerate, rate_hz), name)
 
 
 def write(path: str | Path, sig: np.ndarray, rate_hz: int) -> None:
-    """Write a (samples,) signal in [−1, 1] in the format its name ends in; the file appears whole or not at all.
+    """Write a (samples,) signal in [−1, 1], in the format that the file name ends in. The write is atomic.
 
     Raises:
-        AudioError: libsndfile knows no format of that name.
+        AudioError: libsndfile has no format of that name.
         OSError: the file cannot be written.
     """
     path = Path(path)
     check_name(path)
-    with written_whole(path) as part, writing(part, rate_hz) as put:
-        put(sig)
+    with written_whole(path) as part, writing(part, rate_hz) as append:
+        append(sig)
 
 
 @contextmanager
 def writing(path: Path, rate_hz: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that appends (samples,) signals to a new file, in the format its name ends in.
+    """Create an audio file, and give a function that appends (samples,) signals to it.
+
+    The file name's ending selects the format.
 
     Raises:
-        AudioError: libsndfile cannot write this format, or not at this rate.
+        AudioError: libsndfile cannot write this format at this rate.
         OSError: the file cannot be written.
     """
     name = path.suffix[1:].upper()
@@ -185,35 +195,35 @@ def writing(path: Path, rate_hz: int) -> Iterator[Callable[[np.ndarray], None]]:
             soundfile.SoundFile(raw, "w", rate_hz, 1, format={"OPUS": "OGG", "AIF": "AIFF"}.get(name, name)) as file,
         ):
 
-            def put(sig: np.ndarray) -> None:
+            def append(sig: np.ndarray) -> None:
                 for start in range(0, len(sig), WRITE_SAMPLES):
                     file.write(np.clip(sig[start : start + WRITE_SAMPLES], -1, 1))
 
-            yield put
+            yield append
     except (soundfile.SoundFileError, ValueError) as error:
         raise AudioError(f"{path} cannot be written as {path.suffix} ({error}); .wav always works") from error
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that no format of libsndfile goes by.
+    """Check that a file name ends in a format that libsndfile writes.
 
     Raises:
-        AudioError: says which endings do.
+        AudioError: the name has another ending.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise AudioError(f"{path} does not end in an audio format that libsndfile writes, such as .wav or .flac")
 
 
 def is_audio_name(path: str | Path) -> bool:
-    """Whether a file's name says that it is a recording, be it one that can be read or not."""
+    """Whether a file name ends in an audio format, including formats that cannot be read."""
     return Path(path).suffix.lower() in SUFFIXES | OTHER_SUFFIXES
 
 
 def recordings(folder: str | Path) -> list[Path]:
-    """Audio files below a folder, by name.
+    """List the audio files in a folder and its subfolders, sorted by name.
 
     Raises:
-        AudioError: the folder holds none.
+        AudioError: the folder contains no audio files.
     """
     folder = Path(folder)
     found = sorted(path for path in folder.rglob("*") if is_audio_name(path) and path.is_file())

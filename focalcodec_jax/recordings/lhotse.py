@@ -1,4 +1,4 @@
-"""Lhotse's manifests: recordings, and cuts of one recording (https://lhotse.readthedocs.io)."""
+"""Manifests of Lhotse (https://lhotse.readthedocs.io): recordings, and cuts of one recording."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,26 +11,26 @@ CUTS = ("MonoCut", "MultiCut")
 
 
 def is_lhotse(row: Mapping[str, Any]) -> bool:
-    """Whether a manifest's row is a recording or a cut of Lhotse's."""
+    """Whether a row of a manifest is a recording or a cut as Lhotse writes them."""
     return "sources" in row or str(row.get("type")).endswith("Cut")
 
 
 def recording(row: Mapping[str, Any], where: str) -> Recording:
-    """The recording that a row of a Lhotse manifest describes; where it cannot, with its problem."""
+    """The recording that a row of a Lhotse manifest describes. An invalid row sets its `problem`."""
     id_ = printable(str(row.get("id", where)))
     try:
         return _recording(row, id_)
     except ValueError as error:
         return Recording(id_, where, problem=f"{where}: {error}")
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        problem = f"{where} is not as Lhotse writes recordings and cuts ({type(error).__name__} {error})"
+        problem = f"{where} is not a valid recording or cut of Lhotse ({type(error).__name__} {error})"
         return Recording(id_, where, problem=problem)
 
 
 def _recording(row: Mapping[str, Any], id_: str) -> Recording:
     is_cut = "type" in row
     if is_cut and row["type"] not in CUTS:
-        raise ValueError(f"a {row['type']} is not a part of one recording; cuts are {' or '.join(CUTS)}")
+        raise ValueError(f"a {row['type']} is not a part of one recording; give a {' or '.join(CUTS)}")
     whole = row["recording"] if is_cut else row
     sources = whole["sources"]
     channel = row.get("channel")
@@ -41,7 +41,7 @@ def _recording(row: Mapping[str, Any], id_: str) -> Recording:
         channel = sources[0]["channels"].index(channel)
     if len(sources) != 1 or sources[0]["type"] not in ("file", "url"):
         kinds = ", ".join(source["type"] for source in sources)
-        raise ValueError(f"its audio is to come from {kinds}; give one file or URL")
+        raise ValueError(f"its audio would come from {kinds}; give one file or URL")
     duration = float(row["duration"])
     part: dict[str, Any] = {"start": float(row["start"]), "duration": duration} if is_cut else {}
     samples = round(duration * SAMPLE_RATE_HZ)

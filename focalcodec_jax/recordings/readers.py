@@ -1,5 +1,10 @@
-"""Reading recordings in worker processes: out of order, a bounded number ahead, none of them able to end the run."""
+"""Read recordings in worker processes. Long recordings are read in overlapping windows.
 
+Results arrive in any order, and a bounded number of them is read ahead. A recording that crashes its worker process is
+reported like any other unreadable recording.
+"""
+
+import math
 import multiprocessing
 import os
 import queue
@@ -14,43 +19,108 @@ from functools import partial
 
 import numpy as np
 
-from focalcodec_jax.errors import AudioError
-from focalcodec_jax.recordings.recording import Recording, opened, read_from, span
-from focalcodec_jax.recordings.windows import Windows
+from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
+from focalcodec_jax.errors import AudioError, ConfigError
+from focalcodec_jax.recordings.recording import Recording, open_recording, read_from, span
 
+WINDOW_SECONDS, CONTEXT_SECONDS = 60, 2
 JOB_RECORDINGS, JOB_SECONDS = 8, 60.0
-"""Most that a worker process is given at once: enough to hide the cost of asking it, few enough to hold in memory."""
+"""Upper limits of one request to a worker process: large enough to hide its overhead, small enough for memory."""
 JOBS_AHEAD = 3
+"""Requests per worker that are queued or running."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Overlapping windows of recordings longer than `seconds`.
+
+    The `context` seconds at each inner end of a window are computed but dropped. The neighbouring windows provide them.
+    Both lengths are whole seconds, which are whole samples at every rate, so that each window can be read by itself.
+    """
+
+    seconds: int
+    context: int
+
+    @property
+    def hop(self) -> int:
+        """Seconds from the start of one window to the start of the next."""
+        return self.seconds - 2 * self.context
+
+    @property
+    def samples(self) -> int:
+        """Length of a window in samples at 16 kHz."""
+        return self.seconds * SAMPLE_RATE_HZ
+
+    def count(self, seconds: float) -> int:
+        """Number of windows of a recording that lasts `seconds`."""
+        return 1 if seconds <= self.seconds else math.ceil((seconds - 2 * self.context) / self.hop)
+
+    def kept(self, values: np.ndarray, number: int, count: int, rate_hz: float) -> np.ndarray:
+        """The values of window `number` of `count` without its context. `rate_hz` is the rate of the values."""
+        first = round(self.context * rate_hz) if number else 0
+        last = len(values) if number == count - 1 else round((self.seconds - self.context) * rate_hz)
+        return values[first:last]
+
+
+def codec_windows(config: CodecConfig, seconds: int = WINDOW_SECONDS, context: int = CONTEXT_SECONDS) -> Windows:
+    """Windows that begin at the start of a token, and for a causal codec at the start of an attention chunk.
+
+    Args:
+        seconds: minimum length of a window, rounded up to the grid of the codec.
+        context: minimum length of the context at each end, at least 1, rounded up to the grid of the codec.
+
+    Raises:
+        ConfigError: there is no context, or the context fills the window.
+    """
+    frames = math.prod(config.compressor.factors)
+    if config.encoder.causal:
+        frames = math.lcm(frames, config.encoder.chunk_frames)
+    samples = config.encoder.samples_per_frame * frames
+    grid = samples // math.gcd(samples, SAMPLE_RATE_HZ)
+    windows = Windows(*(math.ceil(value / grid) * grid for value in (seconds, context)))
+    if windows.context < 1:
+        raise ConfigError(
+            "windows need at least 1 s of context, because their last frames depend on later audio", parameter="context"
+        )
+    if windows.hop <= 0:
+        raise ConfigError(
+            f"nothing is left of a window of {seconds} s without {context} s of context at each end", parameter="window"
+        )
+    return windows
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A recording to read; or one window of it, of several."""
+    """A recording to read, or one window of it."""
 
     index: int
     recording: Recording
     number: int = 0
+    """Index of the window."""
     count: int | None = None
-    """Windows it has; None before its file was looked at."""
+    """Number of windows. None means that the file was not opened yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A recording's audio, or that of one window of it; or why there is none."""
+    """The audio of a recording, or of one window of it."""
 
     index: int
     number: int
+    """Index of the window."""
     count: int
+    """Number of windows of the recording."""
     sig: np.ndarray | None
-    """(samples,) float32 at 16 kHz."""
+    """(samples,) float32 at 16 kHz. None if it cannot be read."""
     problem: str | None = None
+    """Why it cannot be read."""
 
 
 def read_piece(job: Job, windows: Windows) -> Piece:
-    """Read a recording, or of a long one the asked window."""
+    """Read a whole recording, or one window if it is longer than a window."""
     index, recording, number, count = job.index, job.recording, job.number, job.count
     try:
-        with opened(recording, whole=count is None) as file:
+        with open_recording(recording, whole=count is None) as file:
             if count is None:
                 count = windows.count(span(recording, file)[1] / file.samplerate)
             last = number == count - 1
@@ -58,7 +128,7 @@ def read_piece(job: Job, windows: Windows) -> Piece:
         return Piece(index, number, count, sig)
     except AudioError as error:
         return Piece(index, number, count or 1, None, str(error))
-    except Exception as error:  # whatever is wrong with a recording, it is one of many
+    except Exception as error:  # an unforeseen fault of one recording must not stop the others
         return Piece(index, number, count or 1, None, f"{recording.source}: {type(error).__name__}: {error}")
 
 
@@ -71,16 +141,16 @@ class Readers:
     """Worker processes that read recordings.
 
     Attributes:
-        workers: how many; none reads in threads of this process.
+        workers: number of worker processes. 0 reads in a thread of this process.
     """
 
     workers: int
     windows: Windows
 
     def pieces(self, jobs: Iterable[Job]) -> Iterator[Piece]:
-        """The audio of all jobs, in the order in which it is read."""
+        """Read the audio of all jobs, in any order."""
         batch: list[Job] = []
-        waiting: deque[Job] = deque()  # windows of recordings that were begun come before new recordings
+        waiting: deque[Job] = deque()  # further windows of opened recordings, read before new recordings
         source = iter(jobs)
         done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         running: dict[Future, list[Job]] = {}
@@ -95,13 +165,13 @@ class Readers:
                     if not running:
                         return
                     batch = running.pop(future := done.get())
-                    found = future.result()
-                except BrokenProcessPool:  # raised by `submit` too, where a worker died meanwhile
+                    pieces = future.result()
+                except BrokenProcessPool:  # `submit` also raises it, if a worker died in the meantime
                     batch = [*batch, *(job for jobs in running.values() for job in jobs)]
                     running, done, pool = {}, queue.SimpleQueue(), self._pool()
-                    found = self._one_by_one(batch)
+                    pieces = self._one_by_one(batch)
                 jobs_by_index = {job.index: job for job in batch}
-                for piece in found:
+                for piece in pieces:
                     if piece.number == 0 and piece.count > 1 and piece.sig is not None:
                         job = jobs_by_index[piece.index]
                         waiting += [replace(job, number=n, count=piece.count) for n in range(1, piece.count)]
@@ -112,11 +182,11 @@ class Readers:
     def _pool(self) -> ProcessPoolExecutor | ThreadPoolExecutor:
         if not self.workers:
             return ThreadPoolExecutor(1)
-        context = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would lose
+        context = multiprocessing.get_context("spawn")  # forking a process with JAX's threads can deadlock
         return ProcessPoolExecutor(self.workers, mp_context=context, initializer=end_with_parent)
 
     def _one_by_one(self, jobs: Iterable[Job]) -> Iterator[Piece]:
-        """After a worker process died: find out over which recording."""
+        """Read jobs one at a time after a worker process died, to find out which recording crashes it."""
         pool = self._pool()
         for job in jobs:
             try:
@@ -143,8 +213,10 @@ def _next_batch(waiting: deque[Job], source: Iterator[Job]) -> list[Job]:
 
 
 def end_with_parent(*_) -> None:
-    """In a worker: end when the main process does, not before, when Ctrl-C goes to all processes, and not after,
-    when that process was killed and could tell nobody."""
+    """Initialise a worker process so that it ends when its parent process ends, even if that one is killed.
+
+    The worker ignores Ctrl-C, which the terminal sends to all processes, so that the parent can finish in order.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:

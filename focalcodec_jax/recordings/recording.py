@@ -1,4 +1,4 @@
-"""A recording: where it lies, and reading it, wherever that is."""
+"""A recording: where its audio is stored, and how it is read from there."""
 
 import io
 import json
@@ -19,40 +19,40 @@ from focalcodec_jax.files import filesystem, is_url
 from focalcodec_jax.recordings import audio
 
 WHOLE_BYTES = 2**26
-"""Largest remote file that is fetched at once; of a larger one only the parts that are read."""
+"""Remote files up to this size are downloaded whole. Of larger files, only the parts that are read are downloaded."""
 PART_BYTES = 2**20
-"""Fetched at once of such a part."""
+"""Block size when a part of a remote file is downloaded."""
 
 TYPICAL_BYTES_PER_SECOND, TYPICAL_SECONDS = 16_000, 10.0
-"""For estimates alone: FLAC of 16 kHz, read speech."""
+"""Used to estimate durations: the size of 16 kHz FLAC, and a usual length of read speech."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Where a recording lies, and what is known of it before it is read."""
+    """Where a recording is stored, and what is known about it before it is read."""
 
     id: str
     path: str
-    """An audio file, or the shard or tar that holds it; a path or a URL."""
+    """Path or URL of the audio file, or of the shard or tar that contains it."""
     samples: int = 0
-    """At 16 kHz; 0 where nobody has looked, or the file's header could not be read."""
+    """Length at 16 kHz. 0 means unknown: the header was not read, or is unreadable."""
     size: int = 0
-    """Bytes; 0 where nobody has looked."""
+    """Size of the file in bytes. 0 means unknown."""
     record: int | None = None
-    """Its place in an ArrayRecord shard."""
+    """Index of the record, if `path` is an ArrayRecord shard."""
     member: str | None = None
-    """Its name in a tar, in which it begins at byte `offset`."""
+    """Name of the member, if `path` is a tar. Its content begins at byte `offset`."""
     offset: int = 0
     start: float = 0.0
-    """Where in the file it begins, in seconds."""
+    """Start of the recording within the file, in seconds."""
     duration: float | None = None
-    """How long it is, in seconds, where it ends before the file does."""
+    """Length in seconds, if the recording is a part of the file. None extends it to the end of the file."""
     channel: int | None = None
-    """The channel to take; the mean of all without it."""
+    """Index of the channel to read. None takes the mean of all channels."""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
-    """What else its manifest says of it."""
+    """Other columns of the manifest."""
     problem: str | None = None
-    """Why it cannot be read, where its listing shows that already."""
+    """Why the recording cannot be read, if the listing already shows this."""
 
     @property
     def seconds(self) -> float:
@@ -60,7 +60,7 @@ class Recording:
 
     @property
     def estimated_seconds(self) -> float:
-        """From the manifest's `duration` or the file's size where the length is not known."""
+        """Length in seconds, estimated from the manifest's `duration` or the file size if it is unknown."""
         hint = self.columns.get("duration")
         if self.samples or not isinstance(hint, int | float | str):
             return self.seconds or self.size / TYPICAL_BYTES_PER_SECOND or TYPICAL_SECONDS
@@ -72,23 +72,23 @@ class Recording:
 
     @property
     def source(self) -> str:
-        """Where it lies, for people to read."""
+        """Where the recording is stored, for messages."""
         inside = self.member if self.record is None else str(self.record)
         return printable(self.path if inside is None else f"{self.path}/{inside}")
 
 
 def printable(name: str) -> str:
-    """A name with what is not UTF-8 in it spelled out, as `\\xff`, so that any format can hold it."""
+    """Escape the bytes of a name that are not UTF-8, as `\\xff`, so that every format can store it."""
     if name.isascii():
         return name
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+    except UnicodeEncodeError:  # JSON can contain half of a surrogate pair
         return name.encode("utf-8", "backslashreplace").decode()
 
 
 def legible(value: Any) -> Any:
-    """A value from JSON with all its text `printable`."""
+    """Apply `printable` to all strings in a value from JSON."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):
@@ -99,14 +99,14 @@ def legible(value: Any) -> Any:
 
 
 @contextmanager
-def opened(recording: Recording, *, whole: bool = True) -> Iterator[soundfile.SoundFile]:
-    """The audio file that holds a recording.
+def open_recording(recording: Recording, *, whole: bool = True) -> Iterator[soundfile.SoundFile]:
+    """Open the audio file that contains a recording.
 
     Args:
-        whole: most of it will be read; of a remote file only the parts that are read are fetched otherwise.
+        whole: whether most of the file will be read. If not, only the parts that are read are downloaded.
 
     Raises:
-        AudioError: missing, not audio, or cut short.
+        AudioError: the file is missing, not audio, or truncated.
     """
     if recording.problem is not None:
         raise AudioError(recording.problem)
@@ -114,35 +114,36 @@ def opened(recording: Recording, *, whole: bool = True) -> Iterator[soundfile.So
     if recording.record is not None:
         source = io.BytesIO(unpack(_record(path, recording.record))[1])
     elif recording.member is not None:
-        source = io.BytesIO(_span(path, recording.offset, recording.size))
+        source = io.BytesIO(_read_bytes(path, recording.offset, recording.size))
     elif is_url(path):
         source = _remote(path, recording.size if whole else 0)
     else:
         source = path
-    with audio.opened(source, recording.source) as file:
+    with audio.open_audio(source, recording.source) as file:
         yield file
 
 
 def read(recording: Recording, start: int = 0, seconds: int | None = None) -> np.ndarray:
-    """A recording, or a part of it.
+    """Read a recording, or a part of it.
 
     Args:
-        start, seconds: the part, in whole seconds, which are whole samples at any rate; to the end without `seconds`.
+        start: start of the part in seconds. Whole seconds are whole samples at every rate.
+        seconds: length of the part in seconds. None reads to the end of the recording.
 
     Returns:
         (samples,) float32 at 16 kHz.
 
     Raises:
-        AudioError: missing, not audio, cut short, empty, or not finite.
+        AudioError: the recording is missing, not audio, truncated, empty, or not finite.
     """
-    with opened(recording) as file:
+    with open_recording(recording) as file:
         return read_from(recording, file, start, seconds)
 
 
 def read_from(
     recording: Recording, file: soundfile.SoundFile, start: int = 0, seconds: int | None = None
 ) -> np.ndarray:
-    """`read`, from the file that `opened` gave."""
+    """Read a recording as `read` does, from the file that `open_recording` opened."""
     first, frames = span(recording, file)
     first, frames = first + start * file.samplerate, frames - start * file.samplerate
     if seconds is not None:
@@ -151,26 +152,28 @@ def read_from(
 
 
 def span(recording: Recording, file: soundfile.SoundFile) -> tuple[int, int]:
-    """First sample of a recording in its file, and how many it has, at the file's rate.
+    """First sample of a recording in its file, and its number of samples, at the rate of the file.
 
     Raises:
-        AudioError: it begins or ends outside the file.
+        AudioError: the recording begins or ends outside the file.
     """
     first = round(recording.start * file.samplerate)
     frames = file.frames - first if recording.duration is None else round(recording.duration * file.samplerate)
     if not 0 <= first <= first + frames <= file.frames + file.samplerate // 100:  # durations are often rounded
         end = "its end" if recording.duration is None else f"{recording.start + recording.duration:g}"
         length = file.frames / file.samplerate
-        raise AudioError(f"{recording.source} lasts {length:g} s; there is no {recording.start:g} s to {end} in it")
+        raise AudioError(
+            f"{recording.source} lasts {length:g} s, so it has no part from {recording.start:g} s to {end}"
+        )
     return first, min(frames, file.frames - first)
 
 
 def num_samples(recording: Recording) -> int:
-    """Length at 16 kHz by the file's header; 0 where it cannot be read."""
+    """Length in samples at 16 kHz according to the file's header. Returns 0 if the header cannot be read."""
     try:
-        with opened(recording, whole=False) as file:
+        with open_recording(recording, whole=False) as file:
             return round(span(recording, file)[1] / file.samplerate * SAMPLE_RATE_HZ)
-    except (AudioError, OSError):  # named when it comes to reading it
+    except (AudioError, OSError):  # reading the recording reports the reason
         return 0
 
 
@@ -184,7 +187,7 @@ def _remote(path: str, size: int) -> Any:
         raise AudioError(f"{path} does not exist") from error
 
 
-def _span(path: str, offset: int, size: int) -> bytes:
+def _read_bytes(path: str, offset: int, size: int) -> bytes:
     if is_url(path):
         files, inside = filesystem(path)
         return files.cat_file(inside, start=offset, end=offset + size)
@@ -195,40 +198,44 @@ def _span(path: str, offset: int, size: int) -> bytes:
 def _record(path: str, record: int) -> bytes:
     require("reading ArrayRecord shards", "train", "grain", "array_record")
     try:
-        return _shard(path)[record]
-    except Exception as error:  # the reader raises nothing narrower
+        return _array_record(path)[record]
+    except Exception as error:  # the reader raises no narrower type
         raise AudioError(f"{path}, record {record}: {error}") from error
 
 
-@lru_cache(maxsize=256)  # each holds a file open
-def _shard(path: str) -> Any:
+@lru_cache(maxsize=256)  # each entry keeps a file open
+def _array_record(path: str) -> Any:
     import fsspec
     import grain
 
-    # its reader knows local files alone
+    # the reader only opens local files
     local = str(fsspec.open_local(f"simplecache::{path}")) if is_url(path) else path
     return grain.sources.ArrayRecordDataSource([local])
 
 
 def pack(header: Mapping[str, Any], body: bytes) -> bytes:
-    """A shard's record: one line of JSON (of recordings: id, samples, rate_hz), then a FLAC file or raw tokens."""
+    """Encode a record of an ArrayRecord shard: a line of JSON, then the content of a FLAC file or raw tokens.
+
+    The JSON of a recording contains `id`, `samples` and `rate_hz`.
+    """
     return json.dumps(header).encode() + b"\n" + body
 
 
 def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
+    """Decode what `pack` encoded: the header and the body."""
     header, _, body = record.partition(b"\n")
     return json.loads(header), body
 
 
 def headers(path: str) -> list[dict[str, Any]]:
-    """The header of every record of a shard.
+    """Read the headers of all records of a shard.
 
     Raises:
-        AudioError: not an ArrayRecord shard, or one that is cut short.
+        AudioError: the file is not an ArrayRecord shard of recordings, or is truncated.
     """
     require("reading ArrayRecord shards", "train", "grain", "array_record")
     try:
-        shard = _shard(path)
+        shard = _array_record(path)
         return [unpack(shard[record])[0] for record in range(len(shard))]
-    except Exception as error:  # the reader raises nothing narrower
+    except Exception as error:  # the reader raises no narrower type
         raise AudioError(f"{path} is not a whole ArrayRecord shard of recordings: {error}") from error

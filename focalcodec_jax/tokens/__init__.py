@@ -1,1 +1,1 @@
-"""Token sequences on disk and as text, and packing them for language models."""
+"""Token sequences: files, data sets, text, and packing for language models. This package does not import JAX."""

@@ -1,4 +1,4 @@
-"""Token files: `.npy` (one sequence), `.npz` and `.json` (several, keyed by file name), or a folder of `.npy`."""
+"""Token files: `.npy` for one sequence, `.npz` and `.json` for several by file name, or a folder of `.npy` files."""
 
 import json
 import zipfile
@@ -14,18 +14,20 @@ Tokens = Mapping[str, np.ndarray]
 
 
 def write(path: Path, tokens: Tokens) -> None:
-    """Write token sequences in the format that `path` ends in; no ending means a folder.
+    """Write token sequences in the format that `path` ends in. Any other path is a folder of `.npy` files.
 
     Raises:
-        TokenError: `.npy` for several sequences, an unknown ending, or two names that would share a file.
-        OSError: cannot be written.
+        OSError: a file cannot be written.
     """
     if path.suffix == ".npy":
         (toks,) = tokens.values()
         with written_whole(path) as part:
             np.save(part, toks)
     elif path.suffix == ".npz":
-        with written_whole(path) as part, zipfile.ZipFile(part, "w") as archive:  # np.savez reserves some names
+        with (
+            written_whole(path) as part,
+            zipfile.ZipFile(part, "w") as archive,
+        ):  # np.savez reserves some names, such as "file"
             for name, toks in tokens.items():
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, toks)
@@ -40,23 +42,23 @@ def write(path: Path, tokens: Tokens) -> None:
 
 
 def check_output(path: Path, count: int) -> None:
-    """Refuse an output that cannot hold `count` sequences before any work is done.
+    """Check, before any work is done, that an output can hold `count` sequences.
 
     Raises:
-        TokenError: says what would do.
+        TokenError: the path has an unknown ending, or ends in `.npy` although there are several sequences.
     """
     known = (".npy", ".npz", ".json")
     if path.suffix and path.suffix not in known and not path.is_dir():
-        raise TokenError(f"{path} does not end in {', '.join(known)}; those or a folder hold tokens")
+        raise TokenError(f"{path} does not end in {', '.join(known)}; give a file with such an ending, or a folder")
     if path.suffix == ".npy" and count > 1:
         raise TokenError(f"{path} holds one token sequence and there are {count}; give a folder, .npz or .json")
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Token sequences of a file or folder, by name.
+    """Read the token sequences of a file or folder, by name.
 
     Raises:
-        TokenError: no such file, not a token file, or truncated.
+        TokenError: the file does not exist, is not a token file, or is truncated.
     """
     if path.is_dir():
         found = sorted(path.glob("*.npy"))

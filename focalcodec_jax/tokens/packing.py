@@ -1,29 +1,48 @@
-"""Sequences of one length for training a language model, from token data sets as `focalcodec-jax tokenize` writes them.
+"""Token data sets as sequences of one length, for training language models.
 
-What is read at once is a block: a row group of Parquet, or some megabytes of another format. With a seed, blocks come
-in any order, and the recordings of as many as make 16 million tokens are mixed. So every read is sequential, and memory
-does not grow with the data set: it holds three times those tokens (100 MB), or three blocks where a block is larger,
-and one number a shard. No file stays open.
+The unit of reading is a block: a row group of Parquet, or a few megabytes of another format. With a seed, the blocks
+are shuffled, and the recordings of consecutive blocks are mixed within windows of 16 million tokens.
+
+All reads are sequential. Memory does not grow with the data set, except for one number per shard. It holds the tokens
+of three windows (100 MB), or three blocks if a block is larger. No file stays open.
 """
 
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from focalcodec_jax.errors import TokenError, require
-from focalcodec_jax.tokens.dataset import Blocks, Row
+from focalcodec_jax.tokens.dataset import TokenDataset
+from focalcodec_jax.tokens.formats.base import TokenSequence
 
 if TYPE_CHECKING:
     from grain import IterDataset
 else:
-    IterDataset = Any  # grain is not in a plain install
+    IterDataset = Any  # a plain install does not contain grain
 
 MIXED_TOKENS = 2**24
-"""Tokens whose recordings are mixed: 93 hours at 50 a second."""
+"""Tokens of the recordings that are mixed with each other: 93 hours at 50 tokens per second."""
+
+
+@dataclass(frozen=True)
+class ReadSchedule:
+    """How often a data set is read, and by how many processes.
+
+    Attributes:
+        epochs: number of passes over the data. None repeats it forever. Processes that train together need None,
+            because one of them may have a sequence more than another.
+        process_index: index of this process, from 0. It reads every `process_count`-th block.
+        process_count: number of processes that share the data set.
+    """
+
+    epochs: int | None = 1
+    process_index: int = 0
+    process_count: int = 1
 
 
 def packed_sequences(
@@ -33,45 +52,47 @@ def packed_sequences(
     separator: int | None = None,
     offset: int = 0,
     seed: int | None = None,
-    epochs: int | None = 1,
-    process_index: int = 0,
-    process_count: int = 1,
+    schedule: ReadSchedule | None = None,
 ) -> IterDataset:
-    """All recordings of a token data set, one after another, cut into sequences of one length.
+    """Concatenate all recordings of a token data set, and cut them into sequences of one length.
 
-    Each is a dict of int32 arrays of shape (length,): `tokens`; `segment_ids`, 1, 2, … for the recordings in it and
-    0 for padding; `positions` from 0 in each of those. Every token comes once in an epoch, and only the end of the last
-    sequence is padded, with zeros. Iterators are grain's: with the state of one (`get_state`, `set_state`, or grain's
-    checkpoints) the rest comes again, if the arguments are the same. `.batch(8)` makes batches.
+    Each sequence is a dict of three int32 arrays of shape (length,). `tokens` are the tokens. `segment_ids` number the
+    recordings in the sequence from 1, and are 0 for padding. `positions` count from 0 within each recording. Every
+    token occurs once per epoch, and only the last sequence is padded, with zeros. Call `.batch(8)` for batches.
+
+    Iterators are grain's. Their state (`get_state`, `set_state`, or grain's checkpoints) resumes the iteration exactly,
+    provided that all arguments are the same.
 
     Args:
-        folder: a finished data set; Parquet, JSONL and npy also at a URL such as s3://bucket/tokens.
-        separator: token put after each recording, such as the end of sequence; no offset is added to it.
-        offset: added to each speech token, so that they follow a vocabulary of text.
-        seed: of the shuffling, which differs in each epoch; None keeps the order of the data set.
-        epochs: how often to go through the data; None is for ever, which is right for processes that step together,
-            because one may have a sequence more than another.
-        process_index: this one of `process_count` processes: it takes every `process_count`-th block.
+        folder: path of a finished data set. Parquet, JSONL and npy can also be at a URL such as s3://bucket/tokens.
+        length: tokens per sequence.
+        separator: token to insert after each recording, such as the end of sequence. The offset is not added to it.
+        offset: number to add to each speech token, such as the size of a text vocabulary.
+        seed: seed of the shuffling, which differs in each epoch. None keeps the order of the data set.
+        schedule: epochs and division among processes. The default is one epoch in one process.
 
     Raises:
-        TokenError: not a finished token data set, one with an unreadable shard, fewer blocks than processes, or
-            arguments that do not fit. The iteration raises it for what is found unreadable only then.
+        TokenError: the folder is not a finished token data set, a shard is unreadable, there are fewer blocks than
+            processes, or an argument is invalid. The iteration raises it for damage that is found later.
         ConfigError: grain is not installed, or the folder is a URL of an unknown kind.
     """
     require("packing token sequences", "train", "grain")
     import grain
 
-    blocks = Blocks(folder)
-    _check(blocks, length, separator, offset, process_index, process_count)
-    read = grain.MapDataset.source(blocks)
+    schedule = schedule or ReadSchedule()
+    dataset = TokenDataset(folder)
+    _check_tokens(dataset.codebook_size, length, separator, offset)
+    _check_schedule(dataset, schedule)
+    blocks = grain.MapDataset.source(dataset)
     if seed is not None:
-        read = read.shuffle(seed)
-    mixed_blocks = math.ceil(MIXED_TOKENS / blocks.mean_tokens)
-    windows = read[process_index::process_count].batch(mixed_blocks, batch_fn=_joined)
+        blocks = blocks.shuffle(seed)
+    mixed_blocks = math.ceil(MIXED_TOKENS / dataset.mean_tokens)
+    windows = blocks[schedule.process_index :: schedule.process_count].batch(mixed_blocks, batch_fn=_joined)
     if seed is not None:
         windows = windows.random_map(_mixed, seed=seed)
-    # the next window is read while one is used
-    windows = windows.repeat(epochs).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    # read the next window while one is used
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    windows = windows.repeat(schedule.epochs).to_iter_dataset(options)
 
     def features(row: np.ndarray) -> dict[str, np.ndarray]:
         toks = row.astype(np.int32) + np.int32(offset)
@@ -80,26 +101,28 @@ def packed_sequences(
     return _packed(windows, length, features).map(_named)
 
 
-def _check(
-    blocks: Blocks, length: int, separator: int | None, offset: int, process_index: int, process_count: int
-) -> None:
-    last = offset + blocks.codebook_size - 1
+def _check_tokens(codebook_size: int, length: int, separator: int | None, offset: int) -> None:
+    last = offset + codebook_size - 1
     if length < 1:
         raise TokenError(f"sequences have a length of at least one token, not {length}")
     if offset < 0 or last >= 2**31:
-        raise TokenError(f"offset {offset} makes tokens {offset} to {last}; they lie between 0 and {2**31 - 1}")
+        raise TokenError(f"offset {offset} makes tokens {offset} to {last}; they must be between 0 and {2**31 - 1}")
     if separator is not None and (not 0 <= separator < 2**31 or offset <= separator <= last):
         raise TokenError(f"separator {separator} is not an int32, or one of the speech tokens, {offset} to {last}")
-    if not 0 <= process_index < process_count:
-        raise TokenError(f"process {process_index} of {process_count}; they are counted from 0")
-    if len(blocks) < process_count:
+
+
+def _check_schedule(dataset: TokenDataset, schedule: ReadSchedule) -> None:
+    index, count = schedule.process_index, schedule.process_count
+    if not 0 <= index < count:
+        raise TokenError(f"there is no process {index} of {count}; they are counted from 0")
+    if len(dataset) < count:
         raise TokenError(
-            f"{blocks.folder} is read in {len(blocks)} blocks, too few for {process_count} processes; "
-            "give fewer processes, or tokenize with smaller shards (--shard-hours)"
+            f"{dataset.folder} is read in {len(dataset)} blocks, too few for {count} processes; "
+            "use fewer processes, or tokenize again with a smaller `shard_hours`"
         )
 
 
-def _joined(blocks: Sequence[list[Row]]) -> list[np.ndarray]:
+def _joined(blocks: Sequence[list[TokenSequence]]) -> list[np.ndarray]:
     return [toks for block in blocks for _, toks in block if toks.size]
 
 
@@ -112,7 +135,7 @@ def _named(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _packed(windows: IterDataset, length: int, features: Callable[[np.ndarray], dict[str, np.ndarray]]) -> IterDataset:
-    """Lists of rows → their features, concatenated and split."""
+    """Flatten lists of rows, compute the features of each row, and concatenate and split these."""
     import grain
 
     class Rows(grain.experimental.FlatMapTransform):
@@ -127,8 +150,7 @@ def _packed(windows: IterDataset, length: int, features: Callable[[np.ndarray], 
             restore = iterator.set_state
 
             def set_state(state: dict[str, Any]) -> None:
-                # Grain 0.2.18 compares these with a tuple, and drops a row if they are lists, as checkpoints in JSON
-                # make them.
+                # Grain 0.2.18 compares the slices with tuples and drops a row if they are lists, as JSON stores them.
                 slices = {name: tuple(places) for name, places in state["remainder_slices"].items()}
                 restore({**state, "remainder_slices": slices})
 

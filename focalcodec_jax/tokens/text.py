@@ -1,12 +1,13 @@
-"""Speech tokens as text, for language models whose tokenizers read text; and back, exactly.
+"""Convert speech tokens to text and back without loss, for language models whose tokenizers read text.
 
-Two styles. `special` writes a code as `<|s_0042|>`; `private` as one character of Unicode's private planes 15 and 16,
-so that a text has as many characters as tokens. Either way the tokenizer must be given the strings, after which each
-is one token; they follow its vocabulary in order, so that code k is token `offset + k`, for `packed_sequences`:
+The style `special` writes code 42 as `<|s_0042|>`. The style `private` writes each code as one character of Unicode's
+private planes 15 and 16, so that a text has as many characters as tokens. In both styles the strings must be added to
+the tokenizer, which then reads each of them as one token. The new tokens follow its vocabulary in order: code k becomes
+token `offset + k`, as in `packed_sequences`.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from focalcodec_jax.tokens.text import special_tokens, text_to_tokens, tokens_to_text
+from focalcodec_jax import special_tokens, text_to_tokens, tokens_to_text
 
 tokenizer = AutoTokenizer.from_pretrained("gpt2")
 tokenizer.add_tokens(special_tokens(8192))
@@ -14,12 +15,13 @@ offset = tokenizer.convert_tokens_to_ids(special_tokens(8192)[0])
 model = AutoModelForCausalLM.from_pretrained("gpt2")
 model.resize_token_embeddings(len(tokenizer))
 prompt = tokenizer("Say again: " + tokens_to_text(toks, 8192), return_tensors="pt")
-said = model.generate(**prompt, max_new_tokens=500)[0, prompt["input_ids"].shape[1] :]
-toks = text_to_tokens(tokenizer.decode(said), 8192, skip_other=True)
+output = model.generate(**prompt, max_new_tokens=500)[0, prompt["input_ids"].shape[1] :]
+toks = text_to_tokens(tokenizer.decode(output), 8192, skip_other=True)
 ```
 
-What a private character costs a tokenizer that was not given it: with byte-level BPE up to four tokens, its bytes in
-UTF-8. Others have one token for all unknown characters, and BERT's normaliser removes them: what was said is then lost.
+A tokenizer without these strings treats private characters as follows. Byte-level BPE takes up to four tokens for each,
+its bytes in UTF-8. Other tokenizers map all of them to one unknown token, and BERT's normaliser removes them. In both
+cases the speech is lost.
 """
 
 import re
@@ -30,22 +32,30 @@ import numpy as np
 from focalcodec_jax.errors import TokenError
 
 PRIVATE = np.concatenate([np.arange(0xF0000, 0xFFFFE), np.arange(0x100000, 0x10FFFE)])
-"""Code points of planes 15 and 16 less the last two of each, which are no characters. Plane 0 has too few, 6,400."""
+"""Code points of planes 15 and 16, without the last two of each, which are not characters.
+
+The private area of plane 0 is too small: it has 6,400 code points.
+"""
 
 PATTERNS = {"special": r"<\|s_[0-9]+\|>", "private": "[\U000f0000-\U000ffffd\U00100000-\U0010fffd]"}
-"""What looks like a speech token, by style."""
+"""Regular expression of a speech token in each style."""
 
 
 def special_tokens(codebook_size: int, style: str = "special") -> list[str]:
-    """The strings to add to a tokenizer: one for each code, in order.
+    """The strings to add to a tokenizer, one for each code in order.
+
+    Args:
+        style: "special" or "private".
 
     Raises:
-        TokenError: no such style, or it has too few strings for the codebook.
+        TokenError: the style is unknown, or has fewer strings than the codebook has codes.
     """
     if style not in PATTERNS:
-        raise TokenError(f"there is no style {style!r} of speech tokens: {' or '.join(PATTERNS)}")
+        raise TokenError(
+            f"{style!r} is not a style of speech tokens; styles are {' and '.join(PATTERNS)}", parameter="style"
+        )
     if codebook_size < 1:
-        raise TokenError(f"a codebook of {codebook_size} codes has no tokens")
+        raise TokenError(f"a codebook has at least one code, not {codebook_size}")
     if style == "special":
         digits = max(4, len(str(codebook_size - 1)))
         return [f"<|s_{code:0{digits}}|>" for code in range(codebook_size)]
@@ -62,13 +72,14 @@ def _codes(codebook_size: int, style: str) -> dict[str, int]:
 
 
 def tokens_to_text(toks: np.ndarray, codebook_size: int, style: str = "special") -> str:
-    """Write tokens as text, with nothing between them.
+    """Write tokens as text, without separators.
 
     Args:
         toks: (tokens,) integers.
+        style: as in `special_tokens`.
 
     Raises:
-        TokenError: not such an array, a token outside the codebook, or as `special_tokens`.
+        TokenError: `toks` is not such an array, or has a token outside the codebook; or as in `special_tokens`.
     """
     strings = list(_codes(codebook_size, style))
     toks = np.asarray(toks)
@@ -82,14 +93,18 @@ def tokens_to_text(toks: np.ndarray, codebook_size: int, style: str = "special")
 
 
 def text_to_tokens(text: str, codebook_size: int, style: str = "special", *, skip_other: bool = False) -> np.ndarray:
-    """Read the tokens of a text: the inverse of `tokens_to_text`, (tokens,) int32.
+    """Read the speech tokens in a text. This is the inverse of `tokens_to_text`.
 
     Args:
-        skip_other: take the speech tokens and pass over words, spaces and other tokens; otherwise they are errors.
-            A speech token of another codebook is an error always.
+        style: as in `special_tokens`.
+        skip_other: whether to skip all text between the speech tokens, instead of raising an error.
+
+    Returns:
+        (tokens,) int32.
 
     Raises:
-        TokenError: says which part of the text is no token, and where; or as `special_tokens`.
+        TokenError: the text contains anything else, unless `skip_other` is set, or a speech token of another codebook;
+            or as in `special_tokens`.
     """
     codes = _codes(codebook_size, style)
     found = re.findall(PATTERNS[style], text)
@@ -100,8 +115,8 @@ def text_to_tokens(text: str, codebook_size: int, style: str = "special", *, ski
                 break
             end = match.end()
         raise TokenError(
-            f"character {end} begins {text[end : end + 24]!r}, which is no speech token of style {style}; "
-            "skip_other=True takes only those"
+            f"character {end} begins {text[end : end + 24]!r}, which is not a speech token of style {style}; "
+            "skip_other=True skips all other text"
         )
     try:
         return np.fromiter((codes[string] for string in found), np.int32, len(found))
@@ -109,5 +124,5 @@ def text_to_tokens(text: str, codebook_size: int, style: str = "special", *, ski
         wrong = next(match for match in re.finditer(PATTERNS[style], text) if match[0] not in codes)
         own = list(codes)
         raise TokenError(
-            f"{wrong[0]!r} at character {wrong.start()} is not of this codebook, which is {own[0]!r} to {own[-1]!r}"
+            f"{wrong[0]!r} at character {wrong.start()} is outside this codebook, which is {own[0]!r} to {own[-1]!r}"
         ) from error
