@@ -35,7 +35,7 @@ def sigs() -> list[np.ndarray]:
 def test_the_demo_codec_speaks():
     """What the package uses without a checkpoint: small, and close to the recording, which it was not trained on."""
     from focalcodec_jax.train.losses import log_mel
-    from focalcodec_jax.train.run_config import MelConfig
+    from focalcodec_jax.train.sections import MelConfig
 
     demo, sig = Codec.from_pretrained(), audio.read(SAMPLE_RECORDING)
     (toks,) = demo.encode(sig, 16000)

@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from focalcodec_jax.train.discriminators import Discriminators, NormedConv
-from focalcodec_jax.train.run_config import DiscriminatorConfig
+from focalcodec_jax.train.sections import DiscriminatorConfig
 
 NARROW = DiscriminatorConfig(width=0.03, periods=(3,), num_scales=2)
 
