@@ -15,7 +15,7 @@ from . import losses
 from .discriminators import DiscriminatorOutput, Discriminators
 from .run_config import TrainConfig
 from .sections import OptimizerConfig
-from .stages import Batch, Outcome, StageContext, merge_params
+from .stages import Batch, Leaf, Outcome, StageContext, merge_params
 
 Tree = Any
 Metrics = dict[str, Array]
@@ -45,13 +45,13 @@ class DiscriminatorState:
 class TrainState:
     """Everything that a step changes."""
 
-    step: Array
+    step: Leaf
     params: Tree
     """Trained parameters of the codec. Fixed ones are a separate argument of the step."""
     moments: Tree
     """State of the optimizer of `params`."""
-    discriminators: DiscriminatorState | None = None
-    """None in runs without adversarial losses."""
+    discriminators: DiscriminatorState | Leaf | None = None
+    """None in runs without adversarial losses. `Leaf`, because JAX puts placeholders in place of None."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ To add a stage, write one module here and one configuration in `configs/`. No ot
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .base import Batch, Outcome, Stage, StageContext, merge_params
+from .base import Batch, Leaf, Outcome, Stage, StageContext, merge_params
 
 
 def find_stages() -> dict[str, Stage]:
@@ -19,4 +19,4 @@ def find_stages() -> dict[str, Stage]:
 STAGES = find_stages()
 """Every stage by the name that a configuration's `stage` key takes."""
 
-__all__ = ["STAGES", "Batch", "Outcome", "Stage", "StageContext", "merge_params"]
+__all__ = ["STAGES", "Batch", "Leaf", "Outcome", "Stage", "StageContext", "merge_params"]

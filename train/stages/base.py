@@ -110,7 +110,8 @@ class Stage:
     trains: tuple[Part, ...] | None
     """Parts that are trained; None lets the configuration choose them in `trainable`."""
     frozen: tuple[str, ...] = ()
-    """Regular expressions of parameter paths, such as `encoder/.*pos_conv`, that stay fixed in the trained parts."""
+    """Regular expressions of parameter paths, such as `encoder/encoder/relative_embedding`, that stay fixed in the trained
+    parts."""
     crops: bool = False
     """Whether batches are random crops of `data.crop_seconds`. Otherwise they are whole recordings."""
     output_rates_hz: tuple[int, ...] | None = None
