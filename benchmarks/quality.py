@@ -23,7 +23,7 @@ from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.recordings import audio
 from focalcodec_jax.train.log import usage
 from focalcodec_jax.train.losses import log_mel
-from focalcodec_jax.train.run_config import MelConfig
+from focalcodec_jax.train.sections import MelConfig
 
 Coder = Callable[[np.ndarray], np.ndarray]
 console = Console(stderr=True)

@@ -35,7 +35,7 @@ def sigs() -> list[np.ndarray]:
 def test_the_demo_codec_reconstructs_speech():
     """The demo codec is small, and its output is close to a recording outside its training data."""
     from focalcodec_jax.train.losses import log_mel
-    from focalcodec_jax.train.run_config import MelConfig
+    from focalcodec_jax.train.sections import MelConfig
 
     demo, sig = Codec.from_pretrained(), audio.read(SAMPLE_RECORDING)
     (toks,) = demo.encode(sig, 16000)

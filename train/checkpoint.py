@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by Orbax: written beside the training, whole or not at all, and read onto any mesh."""
+"""Checkpoints of a run, by Orbax. They are written in the background, appear whole, and are read onto any mesh."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,16 +10,39 @@ from orbax.checkpoint import v1 as ocp
 
 from focalcodec_jax.errors import CheckpointError
 
-from .run_config import CheckpointConfig
+from .sections import CheckpointConfig
+from .step import DiscriminatorState, TrainState
 
 policies = ocp.training.preservation_policies
+DISCRIMINATORS = "judges"
+"""Key of the discriminators in checkpoints on disk. It predates the field's name in `TrainState`."""
+
+
+def to_tree(state: TrainState) -> dict[str, Any]:
+    """A training state as nested dictionaries, the layout of checkpoints on disk."""
+    tree = {"step": state.step, "params": state.params, "moments": state.moments}
+    if state.discriminators is not None:
+        fields = ("params", "spectral", "moments")
+        tree[DISCRIMINATORS] = {name: getattr(state.discriminators, name) for name in fields}
+    return tree
+
+
+def from_tree(tree: Mapping[str, Any]) -> TrainState:
+    """The inverse of `to_tree`."""
+    discriminators = tree.get(DISCRIMINATORS)
+    return TrainState(
+        step=tree["step"],
+        params=tree["params"],
+        moments=tree["moments"],
+        discriminators=None if discriminators is None else DiscriminatorState(**discriminators),
+    )
 
 
 class Checkpoints:
-    """`checkpoints/STEP/` in a run folder: the training state, and what the host must know to go on.
+    """`checkpoints/STEP/` in a run folder: the training state, and metadata of the host.
 
-    The last few are kept, the best by validation, and every so many. A context manager: leaving it waits for what is
-    being written.
+    The newest checkpoints, the best by validation, and every n-th step are kept. As a context manager, it waits at its
+    end for the checkpoint that is being written.
     """
 
     def __init__(self, run_dir: Path, config: CheckpointConfig):
@@ -49,65 +72,72 @@ class Checkpoints:
             with _readable(self.folder):
                 self._checkpointer.close()
         except (OSError, CheckpointError):
-            if problem is None:  # or else the first problem is the one to tell
+            if problem is None:  # An exception from inside the block takes precedence.
                 raise
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest whole checkpoint."""
+        """Step of the newest complete checkpoint."""
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
-    def save(self, step: int, state: Any, host: Mapping[str, Any], validation_loss: float | None) -> None:
-        """Begin to write a checkpoint; it appears when whole. An earlier one still being written is waited for.
+    def save(self, step: int, state: TrainState, metadata: Mapping[str, Any], validation_loss: float | None) -> None:
+        """Start to write a checkpoint, after the previous one is complete.
 
         Raises:
-            OSError: the earlier one could not be written (the disk is full, say). Those before it are intact.
+            OSError: the previous checkpoint could not be written, for example because the disk is full. Checkpoints
+                before it are intact.
         """
         metrics: Any = None if validation_loss is None else {"loss": validation_loss}
         with _readable(self.folder):
             self._checkpointer.save_checkpointables_async(
-                step, {"state": state}, custom_metadata=dict(host), metrics=metrics
+                step, {"state": to_tree(state)}, custom_metadata=dict(metadata), metrics=metrics
             )
 
-    def restore(self, target: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """The state of a step (the latest), laid out as `target` says, and what the host kept with it.
+    def restore(self, target: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """The training state and the metadata of a step.
+
+        Args:
+            target: shapes, dtypes and shardings.
+            step: None takes the newest checkpoint.
 
         Raises:
-            CheckpointError: there is none, or it does not hold that state.
+            CheckpointError: there is no such checkpoint, or it holds another state.
         """
         with _readable(self.folder):
-            loaded = self._checkpointer.load_checkpointables(step, {"state": target})
-            host: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
-        return loaded["state"], dict(host or {})
+            loaded = self._checkpointer.load_checkpointables(step, {"state": to_tree(target)})
+            metadata: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        return from_tree(loaded["state"]), dict(metadata or {})
 
 
 def has_checkpoints(run_dir: Path) -> bool:
-    """Whether a whole checkpoint lies in a run folder, and so a run has begun there."""
+    """Whether a run folder has a complete checkpoint."""
     return any(path.name.isdigit() for path in (run_dir / "checkpoints").glob("*"))
 
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """Turns Orbax's errors, which hide their cause, into one line."""
+    """Turn Orbax's errors, which hide their cause, into one line."""
     try:
         yield
-    except Exception as error:  # it raises of every kind
+    except Exception as error:  # Orbax raises exceptions of many types.
         causes, cause = [], error
         while cause is not None:
             if isinstance(cause, OSError) and cause.errno:
                 raise OSError(cause.errno, cause.strerror, str(folder)) from error
             causes.append((str(cause).strip() or type(cause).__name__).splitlines()[0])
             cause = cause.__cause__ or cause.__context__
-        raise CheckpointError(f"{folder}: {': '.join(dict.fromkeys(causes))[:500]}") from error
+        raise CheckpointError(f"{folder}: {', '.join(dict.fromkeys(causes))[:500]}") from error
 
 
 def load_params(run_dir: Path, step: int | None = None) -> tuple[Any, int]:
-    """The trained parts' parameters of a run, as host arrays, and the step they are of: the best by validation where
-    there was one, or else the latest.
+    """Trained parameters of a run as host arrays, and their step.
+
+    Args:
+        step: None takes the best by validation, or the newest of a run without validation.
 
     Raises:
-        CheckpointError: the run holds no checkpoint, or none of that step.
+        CheckpointError: the run has no checkpoint, or none of that step.
     """
     folder = run_dir / "checkpoints"
     if not folder.is_dir():
@@ -117,12 +147,14 @@ def load_params(run_dir: Path, step: int | None = None) -> tuple[Any, int]:
     with partial, ocp.training.Checkpointer(str(folder.absolute())) as checkpointer:
         kept: dict[int, Any] = {checkpoint.step: checkpoint.metrics for checkpoint in checkpointer.checkpoints}
         if not kept:
-            raise CheckpointError(f"{folder} holds no whole checkpoint yet")
+            raise CheckpointError(f"{folder} holds no complete checkpoint yet")
         if step is None:
             scored = [(metrics["loss"], at) for at, metrics in kept.items() if metrics]
             step = min(scored)[1] if scored else max(kept)
         if step not in kept:
-            raise CheckpointError(f"{folder} holds no step {step}; it has {', '.join(map(str, kept))}")
+            raise CheckpointError(
+                f"{folder} holds no step {step}; it has {', '.join(map(str, kept))}", parameter="step"
+            )
         with _readable(folder):
             stored = checkpointer.checkpointables_metadata(step).metadata["state"]["params"]
             here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -1,4 +1,4 @@
-"""Curves of training runs, as a picture."""
+"""Curves of training runs as a figure."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,42 +8,40 @@ from focalcodec_jax.files import written_whole
 
 from .log import METRICS, read_lines
 
+Curves = dict[str, dict[str, list[tuple[int, float]]]]
+"""Points (step, value) of each scalar, by split and name."""
 ORDER = ("loss/", "score/", "code_usage", "normalised_entropy", "entropy_", "generator/", "discriminator/", "learning")
 LEFT_OUT = ("not_finite", "epoch")
 STYLES = {"train": {"lw": 0.8, "alpha": 0.7}, "valid": {"lw": 1.6, "marker": ".", "ls": "--"}}
 LOGARITHMIC = ("_norm", "learning_rate")
 
 
-def draw(runs: Sequence[Path], output: Path) -> None:
-    """One panel per scalar, one colour per run: training thin, validation with marks.
+def draw_curves(runs: Sequence[str | Path], output: str | Path) -> None:
+    """Draw one panel per scalar and one colour per run: thin lines for training, markers for validation.
+
+    Args:
+        runs: run folders.
+        output: image file in a format of matplotlib, such as `curves.png`.
 
     Raises:
-        CheckpointError: a folder holds no `metrics.jsonl`, or one without a measurement.
-        FocalCodecError: the picture's name ends in no format that matplotlib writes.
-        OSError: the picture cannot be written.
+        CheckpointError: a folder holds no `metrics.jsonl`, or no measurement in it.
+        FocalCodecError: the name of `output` does not end in a format that matplotlib writes.
+        OSError: the image cannot be written.
     """
     from matplotlib.figure import Figure
 
+    output = Path(output)
     figure = Figure(layout="constrained")
     if output.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
-        raise FocalCodecError(f"{output} does not end in a picture format; .png always works")
-    curves = {run: load(run) for run in runs}
+        raise FocalCodecError(f"{output} does not end in a picture format; .png always works", parameter="output")
+    curves = {Path(run): load_curves(Path(run)) for run in runs}
     names = sorted({name for splits in curves.values() for split in splits.values() for name in split}, key=_rank)
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure.set_size_inches(4 * columns, 2.6 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
-        for number, (run, splits) in enumerate(curves.items()):
-            for split, style in STYLES.items():
-                points = splits[split].get(name, [])
-                if points:
-                    label = f"{run.name} {split}"
-                    axis.plot(*zip(*points, strict=True), color=f"C{number}", label=label, **style)
-        axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=7)
-        if name.endswith(LOGARITHMIC):
-            axis.set_yscale("log")
+        _draw_panel(axis, name, curves)
     for axis in axes[len(names) :]:
         axis.set_visible(False)
     handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -54,12 +52,30 @@ def draw(runs: Sequence[Path], output: Path) -> None:
         figure.savefig(part, dpi=110)
 
 
-def load(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Points (step, value) of each scalar, by split and name."""
+def _draw_panel(axis, name: str, curves: dict[Path, Curves]) -> None:
+    """Draw one scalar of all runs."""
+    for number, (run, splits) in enumerate(curves.items()):
+        for split, style in STYLES.items():
+            points = splits[split].get(name, [])
+            if points:
+                label = f"{run.name} {split}"
+                axis.plot(*zip(*points, strict=True), color=f"C{number}", label=label, **style)
+    axis.set_title(name, fontsize=9)
+    axis.tick_params(labelsize=7)
+    if name.endswith(LOGARITHMIC):
+        axis.set_yscale("log")
+
+
+def load_curves(run: Path) -> Curves:
+    """Read a run's `metrics.jsonl`.
+
+    Raises:
+        CheckpointError: there is no such file, or no measurement in it.
+    """
     path = run / METRICS
     if not path.is_file():
         raise CheckpointError(f"{run} holds no {METRICS}; give a run folder of `train run`")
-    splits: dict[str, dict[str, list[tuple[int, float]]]] = {"train": {}, "valid": {}}
+    splits: Curves = {"train": {}, "valid": {}}
     for line in read_lines(path):
         for name, value in line.items():
             if line["split"] in splits and name not in ("step", "split") and not name.endswith(LEFT_OUT):
@@ -70,5 +86,5 @@ def load(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """Losses first, then what explains them."""
+    """Sorting key that puts losses first, then the scalars that explain them."""
     return next((place for place, prefix in enumerate(ORDER) if name.startswith(prefix)), len(ORDER)), name

@@ -1,4 +1,4 @@
-"""HiFi-GAN's discriminators (Kong et al., 2020): multi-period and multi-scale, weight- and spectral-normalised."""
+"""Discriminators of HiFi-GAN (Kong et al., 2020): multi-period and multi-scale, weight- and spectral-normalised."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from focalcodec_jax.nn.layers import Dtype, grouped_conv, pad_frames, plain_conv
 
-from .run_config import DiscriminatorConfig
+from .sections import DiscriminatorConfig
 
 Kernel = Float[Array, "kernel dim_in_per_group dim_out"]
 
@@ -26,22 +26,28 @@ SCALE_GROUPS = (1, 4, 16, 16, 16, 16, 1)
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Judgement:
-    """What one discriminator makes of a batch; the first axis is the batch."""
+class DiscriminatorOutput:
+    """Output of one discriminator. The first axis is the batch."""
 
     scores: Float[Array, " batch *positions"]
     layers: list[Array]
-    """Activations of every layer, each (batch, …), the scores last."""
+    """Activations of every layer, each (batch, …). The scores are the last."""
 
 
 def weight_norm(kernel: Kernel, scale: Float[Array, " dim_out"]) -> Kernel:
-    """Each output channel's kernel at the norm `scale`."""
+    """Kernel whose norm per output channel is `scale`."""
     return kernel * (scale * lax.rsqrt((kernel**2).sum(axis=(0, 1))))[None, None]
 
 
 class NormedConv(nn.Module):
-    """Convolution with zero 'same' padding whose kernel is reparametrised: by its norm per output channel, or by its
-    largest singular value, of which each training step does one power iteration (collection `spectral`)."""
+    """Convolution with zero 'same' padding and a normalised kernel.
+
+    Weight normalisation learns the norm per output channel. Spectral normalisation divides by the largest singular
+    value, which each training step refines by one power iteration (collection `spectral`).
+
+    Attributes:
+        split: compute grouped convolutions group by group, as dense ones.
+    """
 
     dim: int
     kernel_size: int
@@ -71,7 +77,7 @@ class NormedConv(nn.Module):
             y = by_xla(padded, kernel)
         elif self.split:
             y = by_group(padded, kernel)
-        else:  # on a CPU, XLA's grouped form takes 3 to 15 times as long
+        else:  # On a CPU, XLA's grouped convolution takes 3 to 15 times as long.
             y = lax.platform_dependent(padded, kernel, cpu=by_group, default=by_xla)
         return y + bias[None, None].astype(self.dtype)
 
@@ -87,17 +93,17 @@ class NormedConv(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """Sees every `period`-th sample as a sequence of its own."""
+    """Treats every `period`-th sample as a sequence of its own."""
 
     config: DiscriminatorConfig
     period: int
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, sig: Float[Array, "batch samples"]) -> Judgement:
+    def __call__(self, sig: Float[Array, "batch samples"]) -> DiscriminatorOutput:
         batch, samples = sig.shape
         padded = jnp.pad(sig, ((0, 0), (0, -samples % self.period)), mode="reflect")
-        # The kernels reach along one axis only, so the phases are rows of a larger batch.
+        # Kernels extend along one axis only, so the phases become rows of a larger batch.
         x = padded.reshape(batch, -1, self.period).swapaxes(1, 2).reshape(batch * self.period, -1, 1)
         layers = []
         for index, (dim, stride) in enumerate(zip(PERIOD_CHANNELS, PERIOD_STRIDES, strict=True)):
@@ -106,11 +112,11 @@ class PeriodDiscriminator(nn.Module):
             layers.append(x.reshape(batch, self.period, *x.shape[1:]))
         x = NormedConv(1, 3, 1, 1, False, False, self.dtype, name="output")(x)
         layers.append(x.reshape(batch, self.period, *x.shape[1:]))
-        return Judgement(layers[-1].astype(jnp.float32), layers)
+        return DiscriminatorOutput(layers[-1].astype(jnp.float32), layers)
 
 
 class ScaleDiscriminator(nn.Module):
-    """Strided, grouped convolutions over the signal at one of its sample rates."""
+    """Strided, grouped convolutions over the signal at one of its scales."""
 
     config: DiscriminatorConfig
     spectral: bool
@@ -118,7 +124,7 @@ class ScaleDiscriminator(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch samples 1"]) -> Judgement:
+    def __call__(self, x: Float[Array, "batch samples 1"]) -> DiscriminatorOutput:
         layers = []
         shapes = zip(SCALE_CHANNELS, SCALE_KERNELS, SCALE_STRIDES, SCALE_GROUPS, strict=True)
         for index, (dim, kernel_size, stride, groups) in enumerate(shapes):
@@ -130,14 +136,15 @@ class ScaleDiscriminator(nn.Module):
             x = nn.leaky_relu(layer(x), 0.1)
             layers.append(x)
         x = NormedConv(1, 3, 1, 1, self.spectral, False, self.dtype, name="output")(x)
-        return Judgement(x.astype(jnp.float32), [*layers, x])
+        return DiscriminatorOutput(x.astype(jnp.float32), [*layers, x])
 
 
 class Discriminators(nn.Module):
-    """All of them, judging a batch of signals (batch, samples).
+    """All discriminators, applied to a batch of signals.
 
-    `split` computes grouped convolutions as dense ones, group by group: needed where the batch is whole along an axis
-    of the mesh (see `layers.grouped_conv`), and many more operations to compile.
+    Attributes:
+        split: compute grouped convolutions group by group, as dense ones. Needed where the batch is replicated along
+            an axis of the mesh (see `layers.grouped_conv`); it adds many operations to compile.
     """
 
     config: DiscriminatorConfig
@@ -145,26 +152,27 @@ class Discriminators(nn.Module):
     split: bool = False
 
     @nn.compact
-    def __call__(self, sig: Float[Array, "batch samples"]) -> list[Judgement]:
-        judgements = [
+    def __call__(self, sig: Float[Array, "batch samples"]) -> list[DiscriminatorOutput]:
+        outputs = [
             PeriodDiscriminator(self.config, period, self.dtype, name=f"period_{period}")(sig)
             for period in self.config.periods
         ]
         x = sig[..., None]
         for scale in range(self.config.num_scales):
             if scale:
-                # Zeros at the edges count in the average, as in the original's pooling.
+                # parity: zeros at the edges count in the average, as in the original's pooling.
                 x = nn.pool(pad_frames(x, 2, 2), 0.0, lax.add, (4,), (2,), "VALID") / 4
-            judgements.append(
+            outputs.append(
                 ScaleDiscriminator(self.config, scale == 0, self.split, self.dtype, name=f"scale_{scale}")(x)
             )
-        return judgements
+        return outputs
 
 
 def _unit(x: Float[Array, " dim"]) -> Float[Array, " dim"]:
+    """Vector of norm 1."""
     return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)
 
 
 def _uniform(key: jax.Array, bound: float, shape: tuple[int, ...]) -> Array:
-    """PyTorch's default for convolutions."""
+    """PyTorch's default initialization of convolutions."""
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

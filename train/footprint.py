@@ -1,113 +1,149 @@
-"""What a run would be, without data and without computing anything."""
+"""The dry run: what a run would need, without data and without computing anything."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import yaml
 from jax.sharding import AbstractMesh, Mesh
-from rich.console import Console
-from rich.table import Table
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.nn.codec import FocalCodec, initialize
+from focalcodec_jax.pretrained import structure
 
-from . import sharding, step_flops as flops
+from . import sharding, step_flops
 from .run_config import TrainConfig
 from .stages import Batch
-from .start import codec_config, plain
-from .step import Trainer
+from .start import codec_config
+from .step import Trainer, TrainState
 
 EXAMPLE_SECONDS = 10.0
-"""Length of recording that a step's cost is stated for, where the configuration does not crop."""
+"""Length of recording for which the cost of a step is stated, where the configuration does not crop."""
 
 
-def show(config: TrainConfig, console: Console, devices: int | None = None) -> None:
-    """Print the resolved configuration, the mesh, where each parameter lies, memory per device and FLOPs per step.
+@dataclass(frozen=True)
+class ParameterRow:
+    """Parameters of one part with one sharding."""
+
+    network: str
+    """`trained`, `frozen` or `discriminators`."""
+    part: str
+    sharding: str
+    arrays: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """Memory that is kept between steps."""
+
+    what: str
+    total_bytes: int
+    bytes_per_device: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Result of `dry_run`."""
+
+    config: TrainConfig
+    mesh: dict[str, int]
+    """Devices along each axis."""
+    parameters: tuple[ParameterRow, ...]
+    memory: tuple[MemoryRow, ...]
+    """A step's activations need further memory."""
+    batch_size: int
+    batch_seconds: float
+    """Length of each recording of the example batch."""
+    step_flop: int
+    """Operations of the matrix products and convolutions of a step, over all devices."""
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in the mesh."""
+        return math.prod(self.mesh.values())
+
+
+def dry_run(config: TrainConfig, devices: int | None = None) -> Footprint:
+    """Mesh, sharding of each parameter, memory per device, and FLOPs per step of a run.
 
     Args:
-        devices: how many to plan for; by default those of this machine.
+        devices: number of devices to plan for. The default is the number on this machine.
 
     Raises:
-        ConfigError: an impossible mesh, or a codec the stage cannot train.
-        CheckpointError: the codec to begin from cannot be found.
+        ConfigError: the mesh is impossible, or the stage cannot train the codec.
+        CheckpointError: the starting codec cannot be found.
     """
     shape = sharding.mesh_shape(config.mesh, config.data.batch_size, devices or jax.device_count())
     mesh = AbstractMesh(shape, sharding.AXES)
-    trainer, state, frozen = abstract(config)
-    console.print(yaml.safe_dump(plain(config.to_dict()), sort_keys=False), highlight=False)
-    sizes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    console.print(f"mesh: {sizes}" + (f" on {mesh.size} × {jax.devices()[0].device_kind}" if devices is None else ""))
-    console.print(parameters(state, frozen, mesh))
-    console.print(memory(state, frozen, mesh))
+    trainer, state, frozen = abstract_run(config)
     batch = example_batch(config)
-    seconds = batch.sig.shape[1] / SAMPLE_RATE_HZ
-    step = flops.of_step(trainer, state, frozen, batch)
-    console.print(
-        f"step of {config.data.batch_size} × {seconds:g} s: {step / 1e12:.3g} TFLOP, "
-        f"{step / mesh.size / 1e12:.3g} per device (matrix products and convolutions)"
+    return Footprint(
+        config=config,
+        mesh=dict(mesh.shape),
+        parameters=parameter_rows(state, frozen, mesh),
+        memory=memory_rows(state, frozen, mesh),
+        batch_size=config.data.batch_size,
+        batch_seconds=batch.sig.shape[1] / SAMPLE_RATE_HZ,
+        step_flop=step_flops.of_step(trainer, state, frozen, batch),
     )
 
 
-def abstract(config: TrainConfig) -> tuple[Trainer, Any, Any]:
-    """The trainer, and shapes of its state and of the frozen parts."""
+def abstract_run(config: TrainConfig) -> tuple[Trainer, TrainState, Any]:
+    """The trainer, and the shapes of its state and of the fixed parameters."""
     model = FocalCodec(codec_config(config.model))
-    trainer = Trainer(config, model)
-    params = jax.eval_shape(lambda key: initialize(model, key), jax.random.key(0))["params"]
-    trained, frozen = config.parted(params)
+    name = config.definition.teacher
+    teacher = None if name is None else FocalCodec(structure(name, dtype=config.model.dtype))
+    trainer = Trainer(config, model, teacher)
+    params = _shapes(model)
+    if teacher is not None:
+        params["teacher"] = {"encoder": _shapes(teacher)["encoder"]}
+    trained, frozen = config.split_params(params)
     return trainer, jax.eval_shape(trainer.init, trained, jax.random.key(0)), frozen
+
+
+def _shapes(model: FocalCodec) -> dict[str, Any]:
+    return dict(jax.eval_shape(lambda key: initialize(model, key), jax.random.key(0))["params"])
 
 
 def example_batch(config: TrainConfig) -> Batch:
     """Shapes of one batch."""
     size = config.data.batch_size
     samples = round((config.data.crop_seconds or EXAMPLE_SECONDS) * SAMPLE_RATE_HZ)
-    none = jnp.zeros(size, jnp.int32)
-    return jax.eval_shape(lambda: Batch(jnp.zeros((size, samples)), none, jnp.zeros(size), none))
+    zeros = jnp.zeros(size, jnp.int32)
+    return jax.eval_shape(lambda: Batch(jnp.zeros((size, samples)), zeros, jnp.zeros(size), zeros))
 
 
-def parameters(state: Any, frozen: Any, mesh: AbstractMesh) -> Table:
-    """Where each kind of parameter lies: one line per network, part and sharding."""
-    kinds: dict[tuple[str, str], list[int]] = {}
-    trees = {"trained": state["params"], "frozen": frozen, "discriminators": state.get("judges", {}).get("params", {})}
-    for name, tree in trees.items():
+def parameter_rows(state: TrainState, frozen: Any, mesh: AbstractMesh) -> tuple[ParameterRow, ...]:
+    """One row for each network, part and sharding."""
+    sizes: dict[tuple[str, str, str], list[int]] = {}
+    discriminators = {} if state.discriminators is None else state.discriminators.params
+    for network, tree in {"trained": state.params, "frozen": frozen, "discriminators": discriminators}.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            where = sharding.spec(sharding.path_name(path), leaf.shape, mesh.shape)
-            part = f"{name}: {sharding.path_name(path).split('/')[1]}"
-            kinds.setdefault((part, str(where)), []).append(math.prod(leaf.shape))
-    table = Table(title="parameters")
-    for column in ("part", "sharding", "arrays", "parameters (M)"):
-        table.add_column(column, justify="right" if column[0] == "a" or "(" in column else "left")
-    for (part, where), counts in sorted(kinds.items()):
-        table.add_row(part, where, str(len(counts)), f"{sum(counts) / 1e6:.3f}")
-    return table
+            name = sharding.path_name(path)
+            spec = sharding.spec(name, leaf.shape, mesh.shape)
+            sizes.setdefault((network, name.split("/")[1], str(spec)), []).append(math.prod(leaf.shape))
+    return tuple(ParameterRow(*kind, len(counts), sum(counts)) for kind, counts in sorted(sizes.items()))
 
 
-def memory(state: Any, frozen: Any, mesh: AbstractMesh) -> Table:
-    """Bytes of parameters and moments, whole and per device."""
-    judges = state.get("judges", {})
-    trees = {
-        "trained parameters": state["params"],
-        "their moments": state["moments"],
-        "frozen parameters": frozen,
-        "discriminators": judges.get("params", {}),
-        "their moments ": judges.get("moments", {}),
-    }
-    table = Table(title="memory kept between steps (MiB); a step's activations come on top")
-    for column in ("what", "all", "per device"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    totals = [0, 0]
-    for name, tree in trees.items():
-        sizes = (state_bytes(tree), state_bytes(tree, mesh))
-        totals = [total + size for total, size in zip(totals, sizes, strict=True)]
-        table.add_row(name, *(f"{size / 2**20:.1f}" for size in sizes))
-    table.add_row("sum", *(f"{size / 2**20:.1f}" for size in totals), style="bold")
-    return table
+def memory_rows(state: TrainState, frozen: Any, mesh: AbstractMesh) -> tuple[MemoryRow, ...]:
+    """Bytes of parameters and moments, in all and per device; the last row is their sum."""
+    discriminators = state.discriminators
+    trees = (
+        ("trained parameters", state.params),
+        ("their moments", state.moments),
+        ("frozen parameters", frozen),
+        ("discriminators", {} if discriminators is None else discriminators.params),
+        ("their moments", {} if discriminators is None else discriminators.moments),
+    )
+    rows = [MemoryRow(name, state_bytes(tree), state_bytes(tree, mesh)) for name, tree in trees]
+    rows.append(MemoryRow("sum", sum(row.total_bytes for row in rows), sum(row.bytes_per_device for row in rows)))
+    return tuple(rows)
 
 
 def state_bytes(tree: Any, mesh: Mesh | AbstractMesh | None = None) -> int:
-    """Bytes of a tree, on one device of a mesh or in all."""
+    """Bytes of a tree on one device of a mesh, or without a mesh in all."""
     if mesh is None:
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     where = sharding.shardings(tree, mesh)

@@ -1,7 +1,8 @@
-"""From runs to one codec."""
+"""One codec from the parts that training runs have trained."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +15,104 @@ from focalcodec_jax.pretrained import load_pretrained, save_pretrained
 
 from .checkpoint import load_params
 from .run_config import load_config
+from .stages import merge_params
 from .start import CODEC, CONFIG
 
 
-def export(runs: Sequence[Path], output: Path, *, step: int | None = None, dtype: str = "float32") -> Iterator[str]:
-    """Write the codec whose parts these runs have trained: each run's parts, and the rest as the first run began.
+@dataclass(frozen=True)
+class TrainedParts:
+    """What a codec takes from one run."""
 
-    The parts of one codec may come from runs that began with different ones, such as one decoder for all token rates:
-    each run must have passed its audio through the parts that the codec will have.
+    run: Path
+    parts: tuple[str, ...]
+    step: int
+
+
+@dataclass(frozen=True)
+class FromRunsReport:
+    """Result of `codec_from_runs`."""
+
+    output: Path
+    """Folder of the codec."""
+    taken: tuple[TrainedParts, ...]
+
+
+def codec_from_runs(
+    runs: Sequence[str | Path], output: str | Path, *, step: int | None = None, dtype: str = "float32"
+) -> FromRunsReport:
+    """Write the codec whose parts these runs have trained. Untrained parts are those that the first run started from.
+
+    The runs may have started from different codecs; one decoder, for example, serves all token rates. In each run,
+    audio must have passed through the parts that the codec will have.
 
     Args:
-        step: of a single run; by default the best by validation, or else the last.
-        dtype: of the weights in the file; they are read back as float32.
-
-    Yields:
-        What was taken from where, in words.
+        runs: run folders.
+        output: folder to write the codec to, in the layout of `save_pretrained`.
+        step: checkpoint of a single run to take. None takes the best by validation, or the newest.
+        dtype: dtype of the weights in the file. They are read back as float32.
 
     Raises:
-        CheckpointError: a folder is no run, holds no such checkpoint, or was trained with other parts than the codec's.
-        ConfigError: two runs train the same part, their parts do not join, or a step is asked of several runs.
+        CheckpointError: a folder is no run, lacks the checkpoint, or was trained with other parts than the codec's.
+        ConfigError: two runs train the same part, or `step` is given for several runs.
     """
-    if step is not None and len(runs) > 1:
-        raise ConfigError("--step is for one run; several have steps of their own")
-    began, trained, taken = {}, {}, {}
-    for run in runs:
-        if not (run / CODEC / "config.json").is_file():
-            raise CheckpointError(f"{run} is not a run folder: it holds no {CODEC}/config.json")
-        began[run] = load_pretrained(run / CODEC)
-        trained[run], at = load_params(run, step)
-        twice = sorted(taken.keys() & trained[run])
-        if twice:
-            raise ConfigError(f"{taken[twice[0]]} and {run} both trained {', '.join(twice)}; export one of them")
-        taken |= dict.fromkeys(trained[run], run)
-        yield f"{', '.join(trained[run])}: step {at} of {run}"
-    model, variables = began[runs[0]]
-    parts, params = {}, dict(variables["params"])
+    folders, output = [Path(run) for run in runs], Path(output)
+    if step is not None and len(folders) > 1:
+        raise ConfigError(
+            "a step can be chosen for one run only; several runs have steps of their own", parameter="step"
+        )
+    started = {run: _started_from(run) for run in folders}
+    trained, taken = _trained_parts(folders, step)
+    model, variables = started[folders[0]]
+    configs: dict[str, Any] = {}
+    params = variables["params"]
     for run, own in trained.items():
-        params |= own
-        parts |= {part: getattr(began[run][0].config, part) for part in own}
+        params = merge_params(params, own)
+        configs |= {part: getattr(started[run][0].config, part) for part in own}
         if "compressor" in own:
-            parts["quantizer"] = began[run][0].config.quantizer
-    model = FocalCodec(dataclasses.replace(model.config, **parts))
-    for run, (started, variables) in began.items():
-        passed = load_config(run / CONFIG).passed
-        alike = [
-            getattr(started.config, part) == getattr(model.config, part)
-            and (part in trained[run] or _same(variables["params"][part], params[part]))
-            for part in passed
-        ]
-        if not all(alike):
-            other = ", ".join(part for part, same in zip(passed, alike, strict=True) if not same)
-            raise CheckpointError(f"{run} was trained with another {other} than the codec would have; they do not fit")
-    names = {f"trained_{part}": str(run) for part, run in taken.items()}
-    save_pretrained(output, model, {"params": params}, metadata=names, dtype=dtype)
-    yield f"codec in {output}"
+            configs["quantizer"] = started[run][0].config.quantizer
+    model = FocalCodec(dataclasses.replace(model.config, **configs))
+    for run, (other, variables) in started.items():
+        _check_fits(run, other, variables["params"], set(trained[run]), model, params)
+    metadata = {f"trained_{part}": str(item.run) for item in taken for part in item.parts}
+    save_pretrained(output, model, {"params": params}, metadata=metadata, dtype=dtype)
+    return FromRunsReport(output, taken)
 
 
-def _same(a: Any, b: Any) -> bool:
+def _started_from(run: Path) -> tuple[FocalCodec, Any]:
+    if not (run / CODEC / "config.json").is_file():
+        raise CheckpointError(f"{run} is not a run folder: it holds no {CODEC}/config.json")
+    return load_pretrained(run / CODEC)
+
+
+def _trained_parts(runs: Sequence[Path], step: int | None) -> tuple[dict[Path, Any], tuple[TrainedParts, ...]]:
+    """Parameters by run, and a record of each run."""
+    trained, taken, owner = {}, [], {}
+    for run in runs:
+        params, at = load_params(run, step)
+        twice = sorted(owner.keys() & params)
+        if twice:
+            raise ConfigError(f"{owner[twice[0]]} and {run} both trained {', '.join(twice)}; export one of them")
+        trained[run] = params
+        owner |= dict.fromkeys(params, run)
+        taken.append(TrainedParts(run, tuple(params), at))
+    return trained, tuple(taken)
+
+
+def _check_fits(
+    run: Path, started: FocalCodec, before: Mapping[str, Any], trained: set[str], model: FocalCodec, params: Any
+) -> None:
+    """Refuse a run whose audio passed through parts that differ from the codec's."""
+    other = [
+        part
+        for part in load_config(run / CONFIG).definition.passes
+        if getattr(started.config, part) != getattr(model.config, part)
+        or (part not in trained and not _equal(before[part], params[part]))
+    ]
+    if other:
+        raise CheckpointError(
+            f"{run} was trained with another {', '.join(other)} than the codec would have; they do not fit"
+        )
+
+
+def _equal(a: Any, b: Any) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

@@ -1,7 +1,6 @@
-"""Where a run's numbers go: `metrics.jsonl` always, TensorBoard and Weights & Biases if asked for."""
+"""Log of a run: `metrics.jsonl`, and optionally TensorBoard and Weights & Biases."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,30 @@ from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.errors import require
 from focalcodec_jax.files import write_lines
 
-from .run_config import LogConfig
+from .sections import LogConfig
 
 METRICS = "metrics.jsonl"
 WANDB_ID = "wandb_id"
-"""File in the run folder that says which run on Weights & Biases this is, so that it goes on there as well."""
+"""File in the run folder with the id of the run on Weights & Biases. A resumed run continues it there."""
 
 
 class Log:
-    """Scalars, audio and pictures of a run. On processes other than the first it writes nothing."""
+    """Scalars, audio and images of a run.
+
+    Args:
+        run_config: configuration of the run, for Weights & Biases.
+        step: step that the run starts from. Lines of later steps, which an interrupted run wrote, are dropped.
+        first: whether this is the first process. Other processes write nothing.
+    """
 
     def __init__(self, run_dir: Path, config: LogConfig, run_config: Mapping[str, Any], *, step: int, first: bool):
-        """
-        Args:
-            step: where the run begins; lines of later steps, of a run that was cut off, are dropped.
-        """
         self.file = self.board = self.wandb = None
         if not first:
             return
         path = run_dir / METRICS
         if path.exists():
             write_lines(path, [line for line in read_lines(path) if line["step"] <= step])
-        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - stays open during the run
         if config.tensorboard:
             import tensorboardX
 
@@ -53,7 +54,7 @@ class Log:
             known_as.write_text(self.wandb.id)
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One line: step, split, and every scalar by name."""
+        """Write a line with step, split, and every scalar by name."""
         if self.file is None:
             return
         rounded = {name: float(f"{value:.9g}") for name, value in sorted(values.items())}
@@ -65,19 +66,20 @@ class Log:
             self.wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def event(self, step: int, what: str, **details: Any) -> None:
-        """A line that is no measurement: a resumption, a preemption, a recording that could not be read."""
+        """Write a line about an event: a resumption, a preemption, or an unreadable recording."""
         if self.file is not None:
             self.file.write(json.dumps({"step": step, "split": "event", "event": what, **details}) + "\n")
 
     @property
     def shows_examples(self) -> bool:
+        """Whether `example` writes anything."""
         return bool(self.board or self.wandb)
 
     def example(self, step: int, name: str, real: np.ndarray, fake: np.ndarray) -> None:
-        """A recording and its reconstruction, both (samples,) at 16 kHz, as audio and as spectrograms."""
-        from focalcodec_jax import plots as picture
+        """Write a recording and its reconstruction, (samples,) at 16 kHz, as audio and as spectrograms."""
+        from focalcodec_jax import plots
 
-        image = picture.spectrogram_pair(real, fake, SAMPLE_RATE_HZ)
+        image = plots.spectrogram_pair(real, fake, SAMPLE_RATE_HZ)
         if self.board:
             self.board.add_image(f"spectrogram/{name}", image, step, dataformats="HWC")
             for kind, sig in (("real", real), ("fake", fake)):
@@ -89,6 +91,7 @@ class Log:
             self.wandb.log({**audio, f"spectrogram/{name}": wandb.Image(image)}, step=step)
 
     def close(self) -> None:
+        """Close all files and finish the run on Weights & Biases."""
         for sink in (self.file, self.board):
             if sink is not None:
                 sink.close()
@@ -97,7 +100,7 @@ class Log:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a `metrics.jsonl`; a last line that was cut off is left out."""
+    """Lines of a `metrics.jsonl`. An incomplete last line is left out."""
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)
@@ -105,20 +108,11 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             return
 
 
-def usage(counts: np.ndarray) -> dict[str, float]:
-    """Share of the codes that were used, and the entropy of their use relative to all alike."""
-    share = counts[counts > 0] / max(counts.sum(), 1)
-    return {
-        "code_usage": len(share) / len(counts),
-        "normalised_entropy": float(-(share * np.log(share)).sum() / math.log(len(counts))),
-    }
-
-
 def check_extras(config: LogConfig) -> None:
-    """Refuse to begin without the packages that a log needs.
+    """Check that the packages for the configured logs are installed.
 
     Raises:
-        ConfigError: says how to install one.
+        ConfigError: names the missing package and how to install it.
     """
     if config.tensorboard:
         require("log.tensorboard", "tensorboard", "tensorboardX")

@@ -1,6 +1,8 @@
-"""Losses of both stages, as plain functions. Every average is over what is real: frames within an item's length,
-items that could be read. The adversarial ones alone hear an item whole, with the silence after a recording that is
-shorter than its crop, as HiFi-GAN does. Under `jax.jit` with sharded arrays the averages are over the global batch.
+"""Losses as plain functions.
+
+Averages are over real frames of readable items. Adversarial losses use whole items, with the silence that follows a
+recording shorter than its crop, as HiFi-GAN does. Under `jax.jit` with sharded arrays, averages are over the global
+batch.
 """
 
 from functools import lru_cache
@@ -13,15 +15,15 @@ from jaxtyping import Array, Float, Int
 from focalcodec_jax.nn.layers import frame_mask
 from focalcodec_jax.nn.spectral import stft_magnitude
 
-from .discriminators import Judgement
-from .run_config import MelConfig
+from .discriminators import DiscriminatorOutput
+from .sections import MelConfig
 
 Rows = Float[Array, " batch"]
-"""Weight of each item: 1, or 0 for one that could not be read."""
+"""Weight of each item: 1 for a recording, 0 for an empty row."""
 
 
 def weighted_mean(x: Float[Array, " batch *rest"], rows: Rows) -> Float[Array, ""]:
-    """Mean over the items that count."""
+    """Mean over items with a weight of 1."""
     return (x.reshape(len(x), -1).mean(axis=1) * rows).sum() / jnp.maximum(rows.sum(), 1)
 
 
@@ -30,7 +32,7 @@ def feature_loss(
 ) -> Float[Array, ""]:
     """Mean squared error over real frames."""
     real = frame_mask(lengths, feats.shape[1])
-    # The difference itself is masked: what lies past an end may be anything.
+    # Mask the difference and not its square, because values past an end may be NaN.
     error = jnp.where(real[..., None], qfeats.astype(jnp.float32) - feats.astype(jnp.float32), 0) ** 2
     return error.sum() / jnp.maximum(real.sum() * feats.shape[-1], 1).astype(jnp.float32)
 
@@ -40,7 +42,7 @@ def feature_loss(
 
 @lru_cache
 def mel_basis(config: MelConfig, rate_hz: int) -> np.ndarray:
-    """Slaney's triangular filters, (bins, mels)."""
+    """Slaney's triangular filters, (bins, mels), from librosa."""
     import librosa
 
     return librosa.filters.mel(
@@ -49,7 +51,7 @@ def mel_basis(config: MelConfig, rate_hz: int) -> np.ndarray:
 
 
 def log_mel(sig: Float[Array, "batch samples"], config: MelConfig, rate_hz: int) -> Float[Array, "batch frames mels"]:
-    """Logarithm of the mel magnitudes, which are held above `config.floor`."""
+    """Logarithm of mel magnitudes clamped to `config.floor`."""
     magnitude = stft_magnitude(sig, config.n_fft, config.hop_length)
     mel = jnp.matmul(magnitude, mel_basis(config, rate_hz), precision=jax.lax.Precision.HIGHEST)
     return jnp.log(jnp.maximum(mel, config.floor))
@@ -62,9 +64,9 @@ def mel_loss(
     configs: tuple[MelConfig, ...],
     rate_hz: int,
 ) -> Float[Array, ""]:
-    """L1 between log-mels over the frames that begin within an item's length, averaged over resolutions.
+    """L1 between log-mels over the frames that start within an item's length, averaged over resolutions.
 
-    Both signals must be silent past the items' ends.
+    Both signals must be zero past the items' ends.
     """
     total = jnp.zeros(())
     for config in configs:
@@ -77,8 +79,10 @@ def mel_loss(
 # --- adversarial -----------------------------------------------------------------------------------------------
 
 
-def discriminator_loss(real: list[Judgement], fake: list[Judgement], rows: Rows) -> Float[Array, ""]:
-    """Hinge, summed over discriminators."""
+def discriminator_loss(
+    real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput], rows: Rows
+) -> Float[Array, ""]:
+    """Hinge loss, summed over discriminators."""
     return sum(
         (
             weighted_mean(jnp.maximum(0, 1 - r.scores), rows) + weighted_mean(jnp.maximum(0, 1 + f.scores), rows)
@@ -88,13 +92,13 @@ def discriminator_loss(real: list[Judgement], fake: list[Judgement], rows: Rows)
     )
 
 
-def adversarial_loss(fake: list[Judgement], rows: Rows) -> Float[Array, ""]:
-    """The generator's hinge, max(0, 1 − score) and not −score, summed over discriminators."""
+def adversarial_loss(fake: list[DiscriminatorOutput], rows: Rows) -> Float[Array, ""]:
+    """Hinge loss of the generator, max(0, 1 − score), summed over discriminators."""
     return sum((weighted_mean(jnp.maximum(0, 1 - f.scores), rows) for f in fake), start=jnp.zeros(()))
 
 
-def matching_loss(real: list[Judgement], fake: list[Judgement], rows: Rows) -> Float[Array, ""]:
-    """L1 between the discriminators' inner activations, averaged over all layers of all discriminators."""
+def matching_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput], rows: Rows) -> Float[Array, ""]:
+    """L1 between the activations of the discriminators, averaged over all layers of all discriminators."""
     layers = [
         weighted_mean(jnp.abs(jax.lax.stop_gradient(a) - b).astype(jnp.float32), rows)
         for r, f in zip(real, fake, strict=True)
@@ -103,5 +107,6 @@ def matching_loss(real: list[Judgement], fake: list[Judgement], rows: Rows) -> F
     return sum(layers, start=jnp.zeros(())) / len(layers)
 
 
-def mean_score(judgements: list[Judgement], rows: Rows) -> Float[Array, ""]:
-    return sum((weighted_mean(j.scores, rows) for j in judgements), start=jnp.zeros(())) / len(judgements)
+def mean_score(outputs: list[DiscriminatorOutput], rows: Rows) -> Float[Array, ""]:
+    """Score, averaged over discriminators."""
+    return sum((weighted_mean(o.scores, rows) for o in outputs), start=jnp.zeros(())) / len(outputs)

@@ -1,6 +1,7 @@
-"""One training step: discriminators, then generator, in one program. State in, state out."""
+"""One training step: update the discriminators, then the generator, in one program. State in, state out."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -10,22 +11,64 @@ from jaxtyping import Array, Float
 
 from focalcodec_jax.nn.codec import FocalCodec
 
-from . import losses, stages
-from .discriminators import Discriminators
-from .run_config import OptimizerConfig, TrainConfig
-from .stages import Batch, Outcome
+from . import losses
+from .discriminators import DiscriminatorOutput, Discriminators
+from .run_config import TrainConfig
+from .sections import OptimizerConfig
+from .stages import Batch, Leaf, Outcome, StageContext, merge_params
 
 Tree = Any
-State = dict[str, Any]
-"""step; params, the trained parts; moments, their optimizer's; and with discriminators `judges`: params, spectral and
-moments."""
 Metrics = dict[str, Array]
-Place = Callable[[Tree], Tree]
+"""Scalars by name; `counts` is (codes,), the number of uses of each code."""
+EXAMPLE_SAMPLES = 4096
+"""Length of signal for which every discriminator has an output."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DiscriminatorState:
+    """Discriminators and their optimizer."""
+
+    params: Tree
+    spectral: Tree
+    """Singular vectors of the spectrally normalised kernels."""
+    moments: Tree
+
+    @property
+    def variables(self) -> dict[str, Tree]:
+        """Variables in Flax's layout."""
+        return {"params": self.params, "spectral": self.spectral}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes."""
+
+    step: Leaf
+    params: Tree
+    """Trained parameters of the codec. Fixed ones are a separate argument of the step."""
+    moments: Tree
+    """State of the optimizer of `params`."""
+    discriminators: DiscriminatorState | Leaf | None = None
+    """None in runs without adversarial losses. `Leaf`, because JAX puts placeholders in place of None."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a step keeps arrays on the mesh. The default leaves them where they are."""
+
+    gather: Callable[[Tree], Tree] = lambda params: params
+    """Lays out parameters for computing."""
+    scatter: Callable[[Tree], Tree] = lambda grads: grads
+    """Lays out gradients as their parameters are stored."""
 
 
 def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which is an argument of the step. A step that is not finite changes nothing:
-    the host, which sees the count, stops the run."""
+    """AdamW without its learning rate, which is an argument of the step.
+
+    A non-finite step changes nothing and increments a count. The host reads the count and stops the run.
+    """
     adamw = optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.scale_by_adam(*config.betas),
@@ -35,11 +78,20 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 class Trainer:
-    """The pure functions of a run: fresh state, one step, and one batch's validation."""
+    """The pure functions of a run: fresh state, one step, and the validation of one batch.
 
-    def __init__(self, config: TrainConfig, model: FocalCodec):
-        stages.check(config, model)
+    Args:
+        teacher: codec whose encoder computes targets, for a stage that has a teacher.
+
+    Raises:
+        ConfigError: the stage cannot train this codec.
+    """
+
+    def __init__(self, config: TrainConfig, model: FocalCodec, teacher: FocalCodec | None = None):
+        self.stage = config.definition
+        self.stage.check_codec(model.config)
         self.config, self.model = config, model
+        self.context = StageContext(model, config.loss, config.crop_frames, config.model.remat, teacher)
         self.optimizer = optimizer(config.optimizer)
         self.discriminators = (
             Discriminators(config.discriminator, jnp.dtype(config.model.dtype), split=config.mesh.tensor != 1)
@@ -47,167 +99,171 @@ class Trainer:
             else None
         )
 
-    def init(self, params: Tree, key: jax.Array) -> State:
-        """Fresh state around the trained parts' parameters."""
-        state = {"step": jnp.zeros((), jnp.int32), "params": params, "moments": self.optimizer.init(params)}
+    def init(self, params: Tree, key: jax.Array) -> TrainState:
+        """Fresh state around the trained parameters."""
+        discriminators = None
         if self.discriminators is not None:
-            judges = self.discriminators.init(key, jnp.zeros((1, self.example_samples)))
-            state["judges"] = {
-                "params": judges["params"],
-                "spectral": judges.get("spectral", {}),
-                "moments": self.optimizer.init(judges["params"]),
-            }
-        return state
-
-    @property
-    def example_samples(self) -> int:
-        """Enough for every discriminator to have an output."""
-        return 4096
+            variables = self.discriminators.init(key, jnp.zeros((1, EXAMPLE_SAMPLES)))
+            moments = self.optimizer.init(variables["params"])
+            discriminators = DiscriminatorState(variables["params"], variables.get("spectral", {}), moments)
+        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params), discriminators)
 
     def step(
         self,
-        state: State,
+        state: TrainState,
         frozen: Tree,
         batch: Batch,
         learning_rate: Float[Array, ""],
-        *,
-        gather: Place = lambda params: params,
-        scatter: Place = lambda grads: grads,
-    ) -> tuple[State, Metrics]:
-        """Update discriminators, then generator against the updated ones.
+        layout: Layout = Layout(),
+    ) -> tuple[TrainState, Metrics]:
+        """Update the discriminators, then the generator against the updated discriminators.
 
         Args:
-            frozen: parameters of the parts that are not trained.
+            frozen: fixed parameters.
             learning_rate: for both optimizers.
-            gather: lays out parameters for computing.
-            scatter: lays out gradients as their parameters are kept.
 
         Returns:
-            The next state; scalars by name, summed or averaged over the global batch, and `counts`, how often each
-            code was used.
+            The next state; and metrics, summed or averaged over the global batch.
         """
-        micro = split(batch, self.config.optimizer.accumulate)
-        metrics: Metrics = {}
-        judges: Any = state.get("judges")
+        gather, scatter = layout.gather, layout.scatter
+        micro_batches = split(batch, self.config.optimizer.accumulate)
         frozen = gather(frozen)
-        if judges is not None:
+        metrics: Metrics = {}
 
-            def judge(params: Tree, batch: Batch):
-                return self.judge(gather(params), judges["spectral"], {**frozen, **gather(state["params"])}, batch)
+        discriminators = state.discriminators
+        if discriminators is not None:
+            spectral = discriminators.spectral
 
-            grads, noted, spectral = averaged(judge, judges["params"], micro)
-            metrics |= noted
-            judges = {**judges, "spectral": jax.tree.map(lambda x: x[-1], spectral)}
-            judges, norms = self.updated(judges, scatter(grads), learning_rate)
-            metrics |= {f"discriminator/{name}": value for name, value in norms.items()}
+            def discriminator_loss(params: Tree, batch: Batch):
+                codec = merge_params(frozen, gather(state.params))
+                outcome = self.stage.forward(self.context, codec, batch)
+                return self.discriminator_loss(gather(params), spectral, outcome, batch)
 
-        def generate(params: Tree, batch: Batch):
-            variables = None if judges is None else {k: gather(judges[k]) for k in ("params", "spectral")}
-            return self.generate(variables, {**frozen, **gather(params)}, batch)
+            grads, scalars, spectral = mean_gradient(discriminator_loss, discriminators.params, micro_batches)
+            params, moments, norms = self.update(
+                discriminators.params, discriminators.moments, scatter(grads), learning_rate
+            )
+            discriminators = DiscriminatorState(params, jax.tree.map(lambda x: x[-1], spectral), moments)
+            metrics |= scalars | {f"discriminator/{name}": value for name, value in norms.items()}
 
-        grads, noted, sums = averaged(generate, state["params"], micro)
-        metrics |= noted | jax.tree.map(lambda x: x.sum(axis=0), sums)
-        kept = {name: state[name] for name in ("params", "moments")}
-        kept, norms = self.updated(kept, scatter(grads), learning_rate)
+        def generator_loss(params: Tree, batch: Batch):
+            variables = None if discriminators is None else gather(discriminators.variables)
+            return self.generator_loss(merge_params(frozen, gather(params)), variables, batch)
+
+        grads, scalars, sums = mean_gradient(generator_loss, state.params, micro_batches)
+        params, moments, norms = self.update(state.params, state.moments, scatter(grads), learning_rate)
+        metrics |= scalars | jax.tree.map(lambda x: x.sum(axis=0), sums)
         metrics |= {f"generator/{name}": value for name, value in norms.items()}
-        following = {"step": state["step"] + 1, **kept}
-        if judges is not None:
-            following["judges"] = judges
-        return following, metrics
+        return TrainState(state.step + 1, params, moments, discriminators), metrics
 
-    def judge(self, judges: Tree, spectral: Tree, params: Tree, batch: Batch):
-        """Discriminators' loss; scalars; and their spectral state after one power iteration."""
-        return self.judged(judges, spectral, self.outcome(params, batch), batch)
+    def discriminator_loss(self, params: Tree, spectral: Tree, outcome: Outcome, batch: Batch):
+        """Hinge loss of the discriminators on a stage's outcome.
 
-    def judged(self, judges: Tree, spectral: Tree, heard: Outcome, batch: Batch):
-        """The same, of signals already computed."""
+        Returns:
+            The loss; and scalars, their weight, and the spectral state after one power iteration.
+        """
         assert self.discriminators is not None
-        variables = {"params": judges, "spectral": spectral}
-        both = jax.lax.stop_gradient(jnp.concatenate([heard.real, heard.fake]))  # pyright: ignore[reportArgumentType]
-        judged, changed = self.discriminators.apply(variables, both, mutable=["spectral"])
-        real, fake = (jax.tree.map(lambda x, half=half: jnp.split(x, 2)[half], judged) for half in (0, 1))
+        both = jax.lax.stop_gradient(jnp.concatenate([outcome.real, outcome.fake]))  # pyright: ignore[reportArgumentType]
+        variables = {"params": params, "spectral": spectral}
+        outputs, changed = self.discriminators.apply(variables, both, mutable=["spectral"])
+        real, fake = (jax.tree.map(lambda x, half=half: jnp.split(x, 2)[half], outputs) for half in (0, 1))
         loss = losses.discriminator_loss(real, fake, batch.rows)
-        noted = {
+        scalars = {
             "loss/discriminator": loss,
             "score/real": losses.mean_score(real, batch.rows),
             "score/fake": losses.mean_score(fake, batch.rows),
         }
-        return loss, (noted, batch.rows.sum(), changed.get("spectral", {}))
+        return loss, (scalars, batch.rows.sum(), changed.get("spectral", {}))
 
-    def generate(self, judges: Tree | None, params: Tree, batch: Batch):
-        """Generator's loss against these discriminators (their variables); scalars; and what is summed over
-        micro-batches rather than averaged."""
-        heard = self.outcome(params, batch)
-        terms = dict(heard.terms)
-        if judges is not None:
+    def generator_loss(self, params: Tree, discriminators: Tree | None, batch: Batch):
+        """The codec's loss.
+
+        Args:
+            params: all parameters of the codec.
+            discriminators: variables of the discriminators, or None.
+
+        Returns:
+            The loss; and scalars, their weight, and values that are summed over micro-batches.
+        """
+        outcome = self.stage.forward(self.context, params, batch)
+        terms = dict(outcome.terms)
+        if discriminators is not None:
             assert self.discriminators is not None
-            fake: Any = self.discriminators.apply(judges, heard.fake)
+            fake: list[DiscriminatorOutput] = self.discriminators.apply(discriminators, outcome.fake)  # pyright: ignore[reportAssignmentType]
             terms["adversarial"] = losses.adversarial_loss(fake, batch.rows)
             if self.config.loss.matching:
-                real: Any = jax.lax.stop_gradient(self.discriminators.apply(judges, heard.real))
+                real: Any = jax.lax.stop_gradient(self.discriminators.apply(discriminators, outcome.real))
                 terms["matching"] = losses.matching_loss(real, fake, batch.rows)
-        loss = self.total(terms)
-        noted = {"loss/total": loss} | {f"loss/{name}": value for name, value in terms.items()} | heard.notes
-        summed = {"bad": batch.bad.sum(), "samples": batch.lengths.astype(jnp.float32).sum()}
-        if heard.counts is not None:
-            summed["counts"] = heard.counts
-        return loss, (noted, heard.weight, summed)
+        loss = self.weighted_sum(terms)
+        scalars = {"loss/total": loss} | {f"loss/{name}": value for name, value in terms.items()} | outcome.notes
+        sums = {"bad": batch.bad.sum(), "samples": batch.lengths.astype(jnp.float32).sum()}
+        if outcome.counts is not None:
+            sums["counts"] = outcome.counts
+        return loss, (scalars, outcome.weight, sums)
 
-    def total(self, terms: Mapping[str, Array]) -> Float[Array, ""]:
+    def weighted_sum(self, terms: Mapping[str, Array]) -> Float[Array, ""]:
+        """Losses times their configured weights."""
         return sum((getattr(self.config.loss, name) * value for name, value in terms.items()), start=jnp.zeros(()))
 
-    def outcome(self, params: Tree, batch: Batch, cropped: bool = True) -> Outcome:
-        return stages.outcome(self.config, self.model, params, batch, cropped=cropped)
-
     def validate(self, params: Tree, batch: Batch) -> tuple[Metrics, Array | None]:
-        """One batch's losses × its weight, that weight, and code counts, to be summed over batches; and its audio."""
-        heard = self.outcome(params, batch, cropped=False)
-        terms = {f"loss/{name}": value for name, value in heard.terms.items()}
-        terms["loss/total"] = self.total(heard.terms)
-        summed = {name: value * heard.weight for name, value in (terms | heard.notes).items()}
-        summed |= {"weight": heard.weight, "bad": batch.bad.sum()}
-        if heard.counts is not None:
-            summed["counts"] = heard.counts
-        return summed, heard.fake
+        """Validate one batch of whole recordings.
 
-    def updated(self, state: Tree, grads: Tree, learning_rate: Array) -> tuple[Tree, Metrics]:
-        """One optimizer step on `state["params"]`, and the norms that tell how it went."""
-        moments: Any
-        directions, moments = self.optimizer.update(grads, state["moments"], state["params"])
+        Returns:
+            Losses times the batch's weight, the weight, and code counts, to be summed over batches; and the decoded
+            audio.
+        """
+        outcome = self.stage.forward(replace(self.context, crop_frames=None), params, batch)
+        scalars = {f"loss/{name}": value for name, value in outcome.terms.items()}
+        scalars["loss/total"] = self.weighted_sum(outcome.terms)
+        sums = {name: value * outcome.weight for name, value in (scalars | outcome.notes).items()}
+        sums |= {"weight": outcome.weight, "bad": batch.bad.sum()}
+        if outcome.counts is not None:
+            sums["counts"] = outcome.counts
+        return sums, outcome.fake
+
+    def update(self, params: Tree, moments: Tree, grads: Tree, learning_rate: Array) -> tuple[Tree, Any, Metrics]:
+        """One optimizer step: next parameters, next moments, and norms that describe the step."""
+        following: Any
+        directions, following = self.optimizer.update(grads, moments, params)
         updates = jax.tree.map(lambda direction: -learning_rate * direction, directions)
         norms = {
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
-            "not_finite": moments.notfinite_count,
+            "not_finite": following.notfinite_count,
         }
-        return {**state, "params": optax.apply_updates(state["params"], updates), "moments": moments}, norms
+        return optax.apply_updates(params, updates), following, norms
 
 
 def split(batch: Batch, pieces: int) -> Batch:
-    """Micro-batches along a new first axis. Neighbouring rows go to different pieces, so that each device keeps the
-    rows it holds."""
+    """Micro-batches along a new first axis.
+
+    Neighbouring rows go to different micro-batches, so that each device keeps the rows it holds.
+    """
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, pieces, *x.shape[1:]), 1, 0), batch)
 
 
-def averaged(loss: Callable, params: Tree, batches: Batch) -> tuple[Tree, Metrics, Tree]:
-    """Gradient and scalars averaged over micro-batches, one after the other, by how much is real in each; the rest
-    along a new first axis.
+def mean_gradient(loss: Callable, params: Tree, batches: Batch) -> tuple[Tree, Metrics, Tree]:
+    """Gradient and scalars, averaged over micro-batches by their weights.
 
     Args:
-        loss: (params, batch) → loss, (scalars, weight, the rest).
+        loss: (params, batch) → loss, (scalars, weight, rest).
+        batches: micro-batches along the first axis.
+
+    Returns:
+        Gradient; scalars; and the rest, stacked along a new first axis.
     """
     gradient = jax.grad(loss, has_aux=True)
     pieces = len(batches.lengths)
     if pieces == 1:
-        grads, (noted, _, rest) = gradient(params, jax.tree.map(lambda x: x[0], batches))
-        return grads, noted, jax.tree.map(lambda x: x[None], rest)
+        grads, (scalars, _, rest) = gradient(params, jax.tree.map(lambda x: x[0], batches))
+        return grads, scalars, jax.tree.map(lambda x: x[None], rest)
 
     def add(sums: Tree, batch: Batch):
-        grads, (noted, weight, rest) = gradient(params, batch)
-        return jax.tree.map(lambda total, x: total + weight * x, sums, (grads, noted, jnp.ones(()))), rest
+        grads, (scalars, weight, rest) = gradient(params, batch)
+        return jax.tree.map(lambda total, x: total + weight * x, sums, (grads, scalars, jnp.ones(()))), rest
 
     shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], batches))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
-    (grads, noted, weight), rest = jax.lax.scan(add, (*zeros, jnp.zeros(())), batches)
-    grads, noted = jax.tree.map(lambda x: x / jnp.maximum(weight, 1), (grads, noted))
-    return grads, noted, rest
+    (grads, scalars, weight), rest = jax.lax.scan(add, (*zeros, jnp.zeros(())), batches)
+    grads, scalars = jax.tree.map(lambda x: x / jnp.maximum(weight, 1), (grads, scalars))
+    return grads, scalars, rest

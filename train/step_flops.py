@@ -1,4 +1,4 @@
-"""Arithmetic of a training step."""
+"""Model FLOPs of a training step: the operations that its mathematics needs."""
 
 from typing import Any
 
@@ -6,26 +6,28 @@ import jax
 
 from focalcodec_jax.flops import count
 
-from .stages import Batch
-from .step import Trainer
+from .stages import Batch, merge_params
+from .step import Trainer, TrainState
 
 
-def of_step(trainer: Trainer, state: Any, frozen: Any, batch: Batch) -> int:
-    """Operations that a step's mathematics needs: the discriminators' step hears a signal that is there already, and
-    nothing is counted twice for being recomputed."""
-    params = {**frozen, **state["params"]}
-    heard = jax.eval_shape(trainer.outcome, params, batch)
-    judges = state.get("judges")
-    variables = None if judges is None else {name: judges[name] for name in ("params", "spectral")}
+def of_step(trainer: Trainer, state: TrainState, frozen: Any, batch: Batch) -> int:
+    """Operations of the matrix products and convolutions of a step. Arguments may be shapes.
 
-    def generator(trained, frozen, judges, batch):
-        return jax.grad(lambda p: trainer.generate(judges, {**frozen, **p}, batch)[0])(trained)
+    The generator's forward pass is counted once, although the discriminators' update repeats it. Recomputed activations
+    are not counted.
+    """
+    discriminators = None if state.discriminators is None else state.discriminators.variables
 
-    total = count(generator, state["params"], frozen, variables, batch)
-    if variables is not None:
+    def generator(trained, frozen, discriminators, batch):
+        return jax.grad(lambda p: trainer.generator_loss(merge_params(frozen, p), discriminators, batch)[0])(trained)
 
-        def discriminators(params, spectral, heard, batch):
-            return jax.grad(lambda p: trainer.judged(p, spectral, heard, batch)[0])(params)
+    total = count(generator, state.params, frozen, discriminators, batch)
+    if discriminators is not None:
+        codec = merge_params(frozen, state.params)
+        outcome = jax.eval_shape(lambda p, batch: trainer.stage.forward(trainer.context, p, batch), codec, batch)
 
-        total += count(discriminators, variables["params"], variables["spectral"], heard, batch)
+        def discriminator(params, spectral, outcome, batch):
+            return jax.grad(lambda p: trainer.discriminator_loss(p, spectral, outcome, batch)[0])(params)
+
+        total += count(discriminator, discriminators["params"], discriminators["spectral"], outcome, batch)
     return total

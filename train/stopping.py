@@ -1,4 +1,4 @@
-"""Stopping a run from outside: by SIGTERM, as clusters do before they take a machine away, or by Ctrl-C."""
+"""Stopping a run by SIGTERM, which clusters send before they take a machine away, or by Ctrl-C."""
 
 import signal
 from collections.abc import Iterator
@@ -9,28 +9,30 @@ from jax.experimental import multihost_utils
 
 
 class Stop:
-    """Whether to stop after a step: asked by SIGTERM or Ctrl-C, and agreed on by all processes."""
+    """Whether a run is asked to stop by SIGTERM or Ctrl-C. All processes agree on the step."""
 
     def __init__(self):
         self.asked = False
 
     def __call__(self, step: int) -> bool:
+        """Whether to stop after this step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.asked
 
     @property
     def now(self) -> bool:
-        """Whether to leave off what is between two steps, too. Several processes have no way to agree on it there."""
+        """Whether to interrupt work between two steps, too. Several processes cannot agree on that and go on."""
         return jax.process_count() == 1 and self.asked
 
     def ask(self, *_) -> None:
+        """Ask the run to stop. This is a signal handler."""
         self.asked = True
 
 
 @contextmanager
 def stop_signal() -> Iterator[Stop]:
-    """Among processes, JAX listens for SIGTERM and finds a step that all of them reach."""
+    """Handle SIGTERM and Ctrl-C. With several processes, JAX handles SIGTERM and finds a step that all reach."""
     stop = Stop()
     if jax.process_count() > 1:
         yield stop

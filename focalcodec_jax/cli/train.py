@@ -1,4 +1,4 @@
-"""`focalcodec-jax train run`, `plot` and `export`."""
+"""`focalcodec-jax train run`, `plot` and `export`, and `focalcodec-jax prepare`."""
 
 import os
 from pathlib import Path
@@ -6,68 +6,78 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from focalcodec_jax.cli.options import CoordinatorOption, DistributedOption, NumProcessesOption, ProcessIdOption, join
 from focalcodec_jax.console import console
-from focalcodec_jax.errors import ConfigError, require
+from focalcodec_jax.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Train a codec, look at its curves, and write it out.")
-
-
-def check_installed() -> None:
-    """Refuse to begin without the packages that a plain install lacks."""
-    require("training", "train", "array_record", "grain", "librosa", "optax", "orbax", "yaml")
-
-
+app = typer.Typer(no_args_is_help=True, help="Train a codec, plot its curves, and export it.")
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
 
 
 @app.command("run")
 def run_(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of one in this package, such as smoke.")],
+    config: Annotated[
+        str, typer.Argument(help="YAML file, or the name of a configuration in this package, such as smoke.")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes to the configuration.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Keys of the configuration to set to other values."),
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the run; the same command on it goes on where it stopped.")
+        Path | None,
+        typer.Option(help="Folder for checkpoints and curves. The same command resumes a run that was stopped."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show configuration, mesh, shardings, memory and FLOPs; train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Show configuration, mesh, shardings, memory and FLOPs, and do not train."),
     ] = False,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="With --dry-run: on so many devices; by default those of this machine.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of devices that --dry-run plans for. The default is the number on this machine."
+        ),
     ] = None,
     distributed: DistributedOption = False,
     coordinator: CoordinatorOption = None,
     num_processes: NumProcessesOption = None,
     process_id: ProcessIdOption = None,
 ) -> None:
-    """Train, or go on training."""
-    check_installed()
-    from focalcodec_jax.train.footprint import show
-    from focalcodec_jax.train.loop import run
-    from focalcodec_jax.train.run_config import load_config
+    """Start a training run, or resume it."""
+    from focalcodec_jax import train
 
-    resolved = load_config(config, overrides or ())
+    resolved = train.load_config(config, overrides or ())
     if dry_run:
-        show(resolved, Console(), devices)
+        _dry_run(resolved, devices)
         return
     if run_dir is None:
-        raise ConfigError("give --run-dir, a folder for checkpoints and curves")
+        raise ConfigError("a run needs a folder for checkpoints and curves", parameter="run_dir")
     join(distributed, coordinator, num_processes, process_id)
-    run(resolved, run_dir, console)
+    from focalcodec_jax.cli.train_progress import ProgressDisplay
+
+    with ProgressDisplay(console) as display:
+        train.run(resolved, run_dir, progress=display)
+
+
+def _dry_run(config, devices: int | None) -> None:
+    import jax
+
+    from focalcodec_jax import train
+    from focalcodec_jax.cli.train_progress import show_footprint
+
+    kind = jax.devices()[0].device_kind if devices is None else None
+    show_footprint(train.dry_run(config, devices), Console(), kind)
 
 
 @app.command()
 def plot(
     runs: RunFolders,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, such as curves.png.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Image to write, such as curves.png.")],
 ) -> None:
-    """Draw the curves of one or several runs."""
-    from focalcodec_jax.train.curves import draw
+    """Plot the curves of one or several runs."""
+    from focalcodec_jax import train
 
-    draw(runs, output)
+    train.draw_curves(runs, output)
     console.print(f"curves in {output}", highlight=False, soft_wrap=True)
 
 
@@ -76,15 +86,22 @@ def export(
     runs: RunFolders,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the codec to.")],
     step: Annotated[
-        int | None, typer.Option(help="Step to take, of a single run; by default the best by validation, or the last.")
+        int | None,
+        typer.Option(
+            help="Step of the checkpoint to export, for a single run. The default is the best by validation, or the "
+            "newest of a run without validation."
+        ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Type to keep weights in: float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Data type of the exported weights: float32, bfloat16 or float16.")
+    ] = "float32",
 ) -> None:
     """Join the parts that runs have trained into one codec, in the layout that `--checkpoint` takes."""
-    check_installed()
-    from focalcodec_jax.train.from_runs import export as write
+    from focalcodec_jax import train
 
-    for line in write(runs, output, step=step, dtype=dtype):
+    report = train.codec_from_runs(runs, output, step=step, dtype=dtype)
+    lines = [f"{', '.join(item.parts)}: step {item.step} of {item.run}" for item in report.taken]
+    for line in (*lines, f"codec in {report.output}"):
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -93,42 +110,37 @@ def prepare(
         list[Path],
         typer.Argument(
             metavar="IN...",
-            help="Folders of recordings, such as a LibriTTS or LibriSpeech tree, or manifests: CSV or JSONL with a "
-            "path column, relative to the manifest (and id, if there is one).",
+            help="Folders of recordings, such as a LibriTTS or LibriSpeech tree; or CSV or JSONL manifests with a path "
+            "column, relative to the manifest, and optionally an id column.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards and their manifest.jsonl.")],
     per_shard: Annotated[int, typer.Option(min=1, help="Recordings per shard.")] = 1000,
     rate_hz: Annotated[
-        int | None, typer.Option(min=1, help="Resample to this rate; without it each recording keeps its own.")
+        int | None, typer.Option(min=1, help="Sample rate to resample to. By default each recording keeps its rate.")
     ] = None,
-    ids: Annotated[Path | None, typer.Option(help="Take only the recordings whose ids this file lists.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="Text file with the ids of the recordings to take, one a line.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read and encode.")] = os.cpu_count() or 1,
 ) -> None:
     """Pack recordings into ArrayRecord shards of FLAC, which training reads fast and in any order.
 
-    Run again after an interruption, it goes on with the shards that are missing.
+    After an interruption, the same command resumes with the missing shards.
     """
-    check_installed()
-    from focalcodec_jax.train import prepare as packing
+    from focalcodec_jax import train
 
-    with console.status("looking through the recordings"):
-        shards = packing.plan(inputs, output, per_shard=per_shard, rate_hz=rate_hz, ids=ids)
-    hours = 0.0
-    columns = (
-        TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[hours]:.2f} h"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("recordings", total=sum(len(shard.recordings) for shard in shards), hours=0.0)
-        for count, seconds in packing.prepare(shards, workers):
-            hours += seconds / 3600
-            bar.update(task, advance=count, hours=hours)
-    failed = len((output / packing.FAILURES).read_text().splitlines())
-    console.print(f"{hours:.2f} h of audio in {len(shards)} shard(s) in {output}", highlight=False, soft_wrap=True)
-    if failed:
+    options = train.PrepareOptions(per_shard=per_shard, rate_hz=rate_hz, ids=ids, workers=workers)
+    from focalcodec_jax.cli.train_progress import ProgressDisplay
+
+    with ProgressDisplay(console) as display:
+        report = train.prepare(inputs, output, options, progress=display)
+    console.print(
+        f"{report.hours:.2f} h of audio in {report.shards} shard(s) in {output}", highlight=False, soft_wrap=True
+    )
+    if report.failed:
         console.print(
-            f"[yellow]{failed} recordings could not be read: see {output / packing.FAILURES}. To try them again, "
+            f"[yellow]{report.failed} recordings could not be read: see {report.failures}. To try them again, "
             "delete the .jsonl files of their shards first[/]",
             soft_wrap=True,
         )

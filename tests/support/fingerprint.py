@@ -1,10 +1,11 @@
-"""Run by test_sharding.py in processes of its own: the first training step on some meshes.
+"""The first training step on several meshes. `test_sharding.py` runs this in separate processes.
 
     python -m support.fingerprint DATA STAGE MESH...        MESH = data,fsdp,tensor
 
-Prints one JSON object: for each mesh every scalar of the first step, bytes of state per device, and collectives.
+Prints one JSON object. For each mesh it holds every scalar of the first step, bytes per device, and collectives.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -14,10 +15,11 @@ import jax
 import numpy as np
 
 from focalcodec_jax.nn.codec import FocalCodec
-from focalcodec_jax.train import footprint as dryrun, sharding
+from focalcodec_jax.train import sharding
 from focalcodec_jax.train.data import Pipeline, select
-from focalcodec_jax.train.loop import Compiled
-from focalcodec_jax.train.start import codec_config, fresh
+from focalcodec_jax.train.footprint import state_bytes
+from focalcodec_jax.train.programs import Programs
+from focalcodec_jax.train.start import codec_config, random_params
 from focalcodec_jax.train.step import Trainer
 from support.training import tiny
 
@@ -27,23 +29,24 @@ def first_step(data: str, stage: str, mesh_sizes: str) -> dict:
     config = tiny(stage, mesh=sizes)
     mesh = sharding.make_mesh(config.mesh, config.data.batch_size)
     model = FocalCodec(codec_config(config.model))
-    params = fresh(config, model, mesh)
-    trained, frozen = config.parted(params)
-    compiled = Compiled(Trainer(config, model), mesh, trained, frozen)
-    state = compiled.init(trained, jax.random.key(1))
-    if "judges" in state:
-        # Fresh discriminators hardly hear a difference between real and fake: their gradient is what is left of two
-        # that cancel, and Adam's first step takes its sign. Louder ones have a gradient worth comparing.
-        louder = jax.tree.map(lambda x: 8 * x, state["judges"]["params"])
-        state["judges"]["params"] = jax.device_put(louder, jax.tree.map(lambda x: x.sharding, louder))
+    trained, frozen = config.split_params(random_params(config, model, mesh))
+    programs = Programs(Trainer(config, model), mesh, trained, frozen)
+    state = programs.init(trained, jax.random.key(1))
+    if state.discriminators is not None:
+        # Fresh discriminators hardly tell real from fake. Their gradient is then the rounding error of two terms that
+        # cancel, and Adam's first step takes its sign. Larger weights give a gradient that can be compared.
+        larger = jax.tree.map(lambda x: 8 * x, state.discriminators.params)
+        larger = jax.device_put(larger, jax.tree.map(lambda x: x.sharding, larger))
+        state = dataclasses.replace(state, discriminators=dataclasses.replace(state.discriminators, params=larger))
     pipeline = Pipeline(
         select([data], config.data, "train")[0], config.data, sharding.batch_sharding(mesh), seed=0, align=320
     )
     batch, _ = next(pipeline.batches(0, 1, workers=0))
-    program = compiled.step.lower(state, frozen, batch, np.float32(1e-3)).compile()
+    program = programs.step.lower(state, frozen, batch, np.float32(1e-3)).compile()
+    kept = {"params": state.params, "moments": state.moments}
     found = {
-        "bytes": dryrun.state_bytes({"params": state["params"], "moments": state["moments"]}, mesh),
-        "all_bytes": dryrun.state_bytes({"params": state["params"], "moments": state["moments"]}),
+        "bytes": state_bytes(kept, mesh),
+        "all_bytes": state_bytes(kept),
         "collectives": sorted(
             set(re.findall(r"(all-reduce|all-gather|reduce-scatter)(?:-start)?\(", program.as_text()))
         ),

@@ -1,4 +1,4 @@
-"""A run small enough to compile in seconds, and speech-like recordings to train it on."""
+"""Runs small enough to compile in seconds, and speech-like recordings to train on."""
 
 import json
 import socket
@@ -12,6 +12,7 @@ import soundfile
 from focalcodec_jax import CodecConfig, FocalCodec, save_pretrained
 from focalcodec_jax.nn.codec import initialize
 from focalcodec_jax.train.run_config import TrainConfig, from_dict
+from focalcodec_jax.train.stages import STAGES
 
 CODEC: dict[str, Any] = {
     "encoder_config": {
@@ -50,7 +51,7 @@ CODEC: dict[str, Any] = {
 
 
 def tiny(stage: str = "quantizer", **changes: Any) -> TrainConfig:
-    """A configuration of a stage; `changes` are whole sections or values."""
+    """A configuration of a stage. `changes` are values, or keys of sections."""
     content: dict[str, Any] = {
         "stage": stage,
         "model": {"codec": CODEC},
@@ -62,7 +63,7 @@ def tiny(stage: str = "quantizer", **changes: Any) -> TrainConfig:
         "log": {"every": 1},
         "steps": 6,
     }
-    if stage in ("end-to-end", "fine-tune"):
+    if STAGES[stage].crops:
         content["data"]["crop_seconds"] = 0.2
     for key, value in changes.items():
         content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
@@ -70,14 +71,14 @@ def tiny(stage: str = "quantizer", **changes: Any) -> TrainConfig:
 
 
 def checkpoint(folder: Path) -> str:
-    """A codec of that size with random weights, as a folder."""
+    """Write a codec of that size with random weights to a folder."""
     model = FocalCodec(CodecConfig.from_dict(CODEC))
     save_pretrained(folder, model, initialize(model, jax.random.key(0)))
     return str(folder)
 
 
 def voiced(seconds: float, seed: int) -> np.ndarray:
-    """Harmonics of a gliding pitch, with pauses and a little noise; (samples,) float32 at 16 kHz."""
+    """Harmonics of a gliding pitch, with pauses and noise; (samples,) float32 at 16 kHz."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * 16_000)) / 16_000
     pitch = 120 + 60 * rng.random() + 20 * np.sin(2 * np.pi * (1 + rng.random()) * time)
@@ -87,7 +88,7 @@ def voiced(seconds: float, seed: int) -> np.ndarray:
 
 
 def recordings(folder: Path, count: int = 10, seconds: tuple[float, float] = (0.3, 0.6)) -> Path:
-    """A folder of FLAC files of voiced sounds."""
+    """A folder of FLAC files with voiced signals."""
     folder.mkdir(parents=True, exist_ok=True)
     lengths = np.linspace(*seconds, count)
     for number, length in enumerate(lengths):
@@ -99,13 +100,13 @@ TIMES = ("steps_per_second", "audio_hours_per_second", "data_wait_share", "tflop
 
 
 def measured(run_dir: Path, split: str) -> list[dict[str, Any]]:
-    """Lines of a run's log, without what depends on the clock."""
+    """Lines of a run's log, without scalars that depend on the clock."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines if line["split"] == split]
 
 
 def free_port() -> int:
-    """A port on this machine that nothing listens on."""
+    """A free port of this machine."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]

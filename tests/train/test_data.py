@@ -18,14 +18,15 @@ from focalcodec_jax.errors import AudioError
 from focalcodec_jax.recordings import audio
 from focalcodec_jax.recordings.recording import read
 from focalcodec_jax.recordings.sources import find
-from focalcodec_jax.train import prepare as packing, sharding
-from focalcodec_jax.train.data import NOTHING, Load, Pipeline, Plan, Planned, select
+from focalcodec_jax.train import PrepareOptions, PrepareProgress, RunMessage, prepare, sharding
+from focalcodec_jax.train.data import NO_RECORDING, BatchPlan, BatchReader, Pipeline, PlannedBatch, select
+from focalcodec_jax.train.shards import AudioShard, plan_shards, write
 
 LENGTHS = np.random.default_rng(0).gamma(4.0, 16_000, 203).astype(int) + 2000
 
 
-def plan(seed: int | None = 0) -> Plan:
-    return Plan(LENGTHS, tiny(data={"bucket_growth": 1.25}).data, seed=seed, align=320)
+def plan(seed: int | None = 0) -> BatchPlan:
+    return BatchPlan(LENGTHS, tiny(data={"bucket_growth": 1.25}).data, seed=seed, align=320)
 
 
 def test_an_epoch_takes_each_recording_once_in_a_long_enough_bucket():
@@ -33,17 +34,17 @@ def test_an_epoch_takes_each_recording_once_in_a_long_enough_bucket():
     for epoch in (0, 1, 5):
         batches = [chosen[epoch * chosen.batches_per_epoch + n] for n in range(chosen.batches_per_epoch)]
         taken = Counter(index for batch in batches for index in batch.indices)
-        assert taken.pop(NOTHING) == -len(LENGTHS) % 8
+        assert taken.pop(NO_RECORDING) == -len(LENGTHS) % 8
         assert taken == dict.fromkeys(range(len(LENGTHS)), 1)
         for batch in batches:
             assert batch.samples % 320 == 0
-            assert all(LENGTHS[index] <= batch.samples for index in batch.indices if index != NOTHING)
+            assert all(LENGTHS[index] <= batch.samples for index in batch.indices if index != NO_RECORDING)
     assert sum(LENGTHS) < sum(8 * batch.samples for batch in batches) < sum(LENGTHS) / 0.75
     assert len({batch.samples for batch in batches}) <= len(chosen.buckets) <= 20
 
 
 def test_epochs_and_seeds_shuffle_differently_and_validation_does_not():
-    def order(chosen: Plan, epoch: int) -> list[int]:
+    def order(chosen: BatchPlan, epoch: int) -> list[int]:
         return [
             i for n in range(chosen.batches_per_epoch) for i in chosen[epoch * chosen.batches_per_epoch + n].indices
         ]
@@ -55,7 +56,7 @@ def test_epochs_and_seeds_shuffle_differently_and_validation_does_not():
 
 
 def test_crops_fill_their_last_batch():
-    chosen = Plan(LENGTHS[:3], tiny("end-to-end", data={"crop_seconds": 0.5}).data, seed=0, align=320)
+    chosen = BatchPlan(LENGTHS[:3], tiny("end-to-end", data={"crop_seconds": 0.5}).data, seed=0, align=320)
     assert chosen.batches_per_epoch == 1
     assert Counter(chosen[4].indices).keys() == {0, 1, 2}
     assert chosen[4].samples == 8000
@@ -70,12 +71,12 @@ def test_rows_are_the_same_however_they_are_divided(folder: Path):
     """A crop depends on its place in the global batch, not on who reads it."""
     config = tiny("end-to-end").data
     found = find([folder])
-    chosen = Plan(np.array([r.samples for r in found]), config, seed=3, align=320)
-    whole = Load(found, tuple(range(8)), True, 3)(chosen[5])
-    halves = [Load(found, rows, True, 3)(chosen[5]) for rows in ((0, 1, 2, 3), (4, 5, 6, 7))]
+    chosen = BatchPlan(np.array([r.samples for r in found]), config, seed=3, align=320)
+    whole, _ = BatchReader(found, tuple(range(8)), True, 3)(chosen[5])
+    halves = [BatchReader(found, rows, True, 3)(chosen[5])[0] for rows in ((0, 1, 2, 3), (4, 5, 6, 7))]
     for name in ("sig", "lengths", "crop", "bad"):
-        np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), whole[name])
-    assert len({row.tobytes() for row in whole["sig"]}) == 8
+        np.testing.assert_array_equal(np.concatenate([getattr(half, name) for half in halves]), getattr(whole, name))
+    assert len({row.tobytes() for row in whole.sig}) == 8
 
 
 @pytest.mark.parametrize("speed", [0.8, 1.0, 1.25])
@@ -83,19 +84,19 @@ def test_speed_changes_pitch_and_pace_and_not_the_length(speed: float, tmp_path:
     time = np.arange(32_000) / 16_000
     soundfile.write(tmp_path / "rising.wav", 0.3 * np.sin(2 * np.pi * (400 + 50 * time) * time), 16_000)
     found = find([tmp_path])
-    crop = Load(found, (0,), True, 0, (speed, speed))(Planned(0, 16_000, (0,)))
-    assert crop["lengths"] == 16_000
-    half_way = crop["crop"] * (32_000 - 16_000 * speed) / 16_000 + speed / 2  # in the recording, seconds
-    pitch = np.abs(np.fft.rfft(crop["sig"][0, 7000:9000] * np.hanning(2000), 32_000)).argmax() / 2
+    batch, _ = BatchReader(found, (0,), True, 0, (speed, speed))(PlannedBatch(0, 16_000, (0,)))
+    assert batch.lengths == 16_000
+    half_way = batch.crop * (32_000 - 16_000 * speed) / 16_000 + speed / 2  # seconds in the recording
+    pitch = np.abs(np.fft.rfft(batch.sig[0, 7000:9000] * np.hanning(2000), 32_000)).argmax() / 2
     assert pitch == pytest.approx(speed * (400 + 100 * half_way), abs=2)
 
 
 def test_speeds_differ_between_crops_and_are_within_the_range(folder: Path):
     found = find([folder])
     lengths = [r.samples for r in found]
-    plan = Planned(4, 16_000, tuple(range(len(found))))  # longer than all, so that nothing is cropped
-    played = Load(found, tuple(range(len(found))), True, 0, (0.8, 1.25))(plan)["lengths"]
-    speeds = np.array(lengths) / played
+    planned = PlannedBatch(4, 16_000, tuple(range(len(found))))  # longer than all recordings, so nothing is cropped
+    batch, _ = BatchReader(found, tuple(range(len(found))), True, 0, (0.8, 1.25))(planned)
+    speeds = np.array(lengths) / batch.lengths
     assert 0.79 < speeds.min() < 0.9
     assert 1.1 < speeds.max() < 1.26
 
@@ -139,8 +140,8 @@ def test_unreadable_and_empty_recordings_are_empty_rows_with_a_reason(folder: Pa
 # --- prepare ---------------------------------------------------------------------------------------------------
 
 
-def shards(inputs: list[Path], output: Path, **changes) -> list[packing.Shard]:
-    return packing.plan(inputs, output, **{"per_shard": 4, "rate_hz": None, "ids": None} | changes)
+def shards(inputs: list[Path], output: Path, **changes) -> list[AudioShard]:
+    return plan_shards(inputs, output, PrepareOptions(**{"per_shard": 4} | changes))
 
 
 def test_prepare_keeps_every_sample(folder: Path, tmp_path: Path):
@@ -156,16 +157,21 @@ def test_prepare_keeps_every_sample(folder: Path, tmp_path: Path):
 
 
 def test_prepare_goes_on_where_it_was_cut_off(folder: Path, tmp_path: Path):
+    options, events = PrepareOptions(per_shard=4, workers=1), []
     planned = shards([folder], tmp_path)
-    packing.write(planned[1])
+    write(planned[1])
     written = planned[1].path.stat().st_mtime_ns
     (tmp_path / ".shard-00000.123.part.array_record").write_bytes(b"cut off")
-    progress = list(packing.prepare(shards([folder], tmp_path), workers=1))
-    assert [count for count, _ in progress] == [4, 4, 2]
+    report = prepare([folder], tmp_path, options, progress=events.append)
+    assert [event.recordings for event in events if isinstance(event, PrepareProgress)] == [0, 4, 8, 10]
+    assert events[0] == RunMessage("looking through the recordings", "phase")
+    assert (report.output, report.shards, report.recordings, report.failed) == (tmp_path, 3, 10, 0)
+    assert report.hours == pytest.approx(sum(r.seconds for r in find([folder])) / 3600)
+    assert events[-1].hours == report.hours
     assert planned[1].path.stat().st_mtime_ns == written
     assert [r.id for r in find([tmp_path])] == [f"utterance-{n:02d}" for n in range(10)]
     planned[2].path.unlink()
-    list(packing.prepare(shards([folder], tmp_path), workers=1))
+    assert prepare([folder], tmp_path, options) == report
     assert planned[2].path.is_file()
     with pytest.raises(AudioError, match="shards of other recordings or options"):
         shards([folder], tmp_path, per_shard=5)
@@ -177,7 +183,7 @@ def test_prepare_on_a_full_disk_leaves_nothing_half_written(folder: Path, tmp_pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
-            packing.write(shard)
+            write(shard)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["prepare.json"]
@@ -221,8 +227,8 @@ def test_prepare_takes_listed_ids_and_manifests(folder: Path, tmp_path: Path):
     ("listed", "message"),
     [
         (b"utterance-99\n", r"1 ids of .*ids\.txt are not in the inputs, such as utterance-99"),
-        (b"utterance-01\nutterance-01\n", "1 ids of .* come more than once in it, such as utterance-01"),
-        (b"same\n", "1 ids of .* mean several recordings of the inputs, such as same"),
+        (b"utterance-01\nutterance-01\n", "1 ids of .* are listed more than once, such as utterance-01"),
+        (b"same\n", "1 ids of .* match several recordings of the inputs, such as same"),
         (b"# none\n", "lists no ids"),
         (b"\xff\xfe\x00", "is not a text file of ids"),
     ],

@@ -1,4 +1,4 @@
-"""Discriminators: sizes, normalisations, and who sees what."""
+"""Discriminators: sizes, normalisations, and independence of the items."""
 
 import math
 
@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from focalcodec_jax.train.discriminators import Discriminators, NormedConv
-from focalcodec_jax.train.run_config import DiscriminatorConfig
+from focalcodec_jax.train.sections import DiscriminatorConfig
 
 NARROW = DiscriminatorConfig(width=0.03, periods=(3,), num_scales=2)
 
@@ -38,7 +38,7 @@ def test_spectral_norm_finds_the_largest_singular_value():
     assert found == pytest.approx(np.linalg.svd(kernel, compute_uv=False)[0], rel=1e-4)
 
 
-def test_judging_leaves_spectral_state_alone_unless_training():
+def test_the_spectral_state_changes_in_training_only():
     model = Discriminators(NARROW, jnp.float32)
     sig = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1000)), jnp.float32)
     variables = jax.jit(model.init)(jax.random.key(0), sig)

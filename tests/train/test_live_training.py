@@ -13,7 +13,7 @@ from support.golden import relative_error
 
 from focalcodec_jax.train import losses
 from focalcodec_jax.train.discriminators import Discriminators, NormedConv
-from focalcodec_jax.train.run_config import DiscriminatorConfig
+from focalcodec_jax.train.sections import DiscriminatorConfig
 
 pytestmark = pytest.mark.live
 

@@ -10,8 +10,8 @@ from support.golden import GOLDEN, relative_error
 
 from focalcodec_jax.nn import bsq
 from focalcodec_jax.train import losses
-from focalcodec_jax.train.discriminators import Judgement
-from focalcodec_jax.train.run_config import MelConfig
+from focalcodec_jax.train.discriminators import DiscriminatorOutput
+from focalcodec_jax.train.sections import MelConfig
 
 REFERENCE = load_file(GOLDEN / "bsq_train.safetensors")
 
@@ -83,15 +83,15 @@ def test_entropy_loss_knows_no_padding():
 def test_hinge_as_the_reference_computes_it():
     fake = REFERENCE["gan.fake"]
     rows = jnp.ones(len(fake))
-    found = losses.adversarial_loss([Judgement(jnp.asarray(fake), [])], rows)
+    found = losses.adversarial_loss([DiscriminatorOutput(jnp.asarray(fake), [])], rows)
     np.testing.assert_allclose(found, REFERENCE["gan.hinge_g"], rtol=1e-6)
 
 
 def test_hinges_and_matching_by_hand():
     rows = jnp.array([1.0, 0.0])  # the second could not be read
     scores = jnp.array([[0.5, 3.0], [99.0, 99.0]])
-    one = Judgement(scores, [jnp.array([[1.0], [9.0]]), scores])
-    other = Judgement(-scores, [jnp.array([[4.0], [9.0]]), -scores])
+    one = DiscriminatorOutput(scores, [jnp.array([[1.0], [9.0]]), scores])
+    other = DiscriminatorOutput(-scores, [jnp.array([[4.0], [9.0]]), -scores])
     # max(0, 1 − real): 0.5, 0; max(0, 1 + fake): 0.5, 0
     np.testing.assert_allclose(losses.discriminator_loss([one], [other], rows), 0.25 + 0.25)
     np.testing.assert_allclose(losses.adversarial_loss([other, other], rows), 2 * (1.5 + 4) / 2)

@@ -1,4 +1,4 @@
-"""Runs that are killed, asked to stop, or moved to other machines go on as if nothing had happened."""
+"""Runs that are killed, stopped, or moved to other devices resume exactly."""
 
 import os
 import random
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,20 @@ from support.training import free_port, measured, recordings, tiny
 
 from focalcodec_jax.errors import CheckpointError
 from focalcodec_jax.train.checkpoint import Checkpoints
-from focalcodec_jax.train.run_config import CheckpointConfig
-from focalcodec_jax.train.start import plain
+from focalcodec_jax.train.sections import CheckpointConfig
+from focalcodec_jax.train.start import as_plain_yaml
+from focalcodec_jax.train.step import DiscriminatorState, TrainState
 
 STEPS = 60
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory) -> Path:
-    """Recordings, a configuration of them, and a cache of compiled programs for all runs here."""
+    """Recordings, a configuration that uses them, and a cache of compiled programs for all runs in this module."""
     folder = tmp_path_factory.mktemp("workshop")
     data = {"train": [str(recordings(folder / "speech"))], "workers": 1}
     config = tiny(data=data, steps=STEPS, checkpoint={"every": 7})
-    (folder / "run.yaml").write_text(yaml.safe_dump(plain(config.to_dict())))
+    (folder / "run.yaml").write_text(yaml.safe_dump(as_plain_yaml(config.to_dict())))
     return folder
 
 
@@ -61,7 +63,7 @@ def finish(*processes: subprocess.Popen) -> str:
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Wait until something holds of a running process."""
+    """Wait for a condition while a process runs."""
     deadline = time.monotonic() + 200
     while process.poll() is None and not ready():
         assert time.monotonic() < deadline
@@ -94,7 +96,7 @@ def uninterrupted(workshop: Path) -> list[dict[str, Any]]:
 
 
 def test_killed_at_random_steps(workshop: Path, uninterrupted: list):
-    """Kill −9, three times; what follows is equal bit for bit, and no worker is left over."""
+    """After three times kill −9, the log is equal bit for bit, and no worker process is left."""
     run_dir, chance = workshop / "killed", random.Random(0)
     for first in (2, 20, 38):
         process = start(workshop, run_dir)
@@ -113,7 +115,7 @@ def test_killed_at_random_steps(workshop: Path, uninterrupted: list):
 
 
 def test_asked_to_stop(workshop: Path, uninterrupted: list):
-    """SIGTERM to all processes of a run, workers too, saves, says so and exits with 0."""
+    """After SIGTERM to all processes, workers included, the run saves, reports it and exits with 0."""
     run_dir = workshop / "stopped"
     process = start(workshop, run_dir)
     wait_until(at_step(run_dir, 10), process)
@@ -127,7 +129,7 @@ def test_asked_to_stop(workshop: Path, uninterrupted: list):
 
 
 def test_other_devices_and_processes(workshop: Path, uninterrupted: list):
-    """8 → 4 devices → 2 processes of 2: the first step on each agrees, and then drifts by rounding."""
+    """8 → 4 devices → 2 processes of 2: the first step on each agrees, later ones drift by rounding."""
     run_dir = workshop / "moved"
     finish(start(workshop, run_dir, "steps=7", "mesh={data: 2, fsdp: 4}", devices=8))
     finish(start(workshop, run_dir, "steps=14", "mesh={fsdp: 2}", devices=4))
@@ -136,7 +138,7 @@ def test_other_devices_and_processes(workshop: Path, uninterrupted: list):
     finish(*(start(workshop, run_dir, *changes, devices=2, **address, JAX_PROCESS_ID=str(i)) for i in range(2)))
     found = measured(run_dir, "train")
     assert [line["step"] for line in found] == list(range(1, 22))
-    for first, tolerance in ((0, 1e-5), (7, 1e-5), (14, 1e-4)):  # the third begins from fourteen steps of drift
+    for first, tolerance in ((0, 1e-5), (7, 1e-5), (14, 1e-4)):  # The third starts after fourteen steps of drift.
         for name in ("loss/total", "loss/feature", "generator/gradient_norm"):
             assert found[first][name] == pytest.approx(uninterrupted[first][name], rel=tolerance), (first, name)
     assert found[-1]["loss/total"] == pytest.approx(uninterrupted[20]["loss/total"], rel=1e-3)
@@ -145,12 +147,12 @@ def test_other_devices_and_processes(workshop: Path, uninterrupted: list):
 # --- checkpoints -----------------------------------------------------------------------------------------------
 
 
-def state(value: float, size: int = 30_000) -> dict[str, Any]:
-    return {"step": jnp.int32(value), "params": {"decoder": jnp.full(size, value)}}
+def state(value: float, size: int = 30_000) -> TrainState:
+    return TrainState(jnp.int32(value), {"decoder": jnp.full(size, value)}, {"mu": jnp.zeros(3)})
 
 
 def test_a_full_disk_leaves_earlier_checkpoints(tmp_path: Path):
-    """A limit on file size stands in for the disk: the write fails the same way, with another number."""
+    """A limit on file size simulates the full disk. The write fails in the same way, with another error number."""
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(1, state(1), {"host": {}}, None)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -160,13 +162,14 @@ def test_a_full_disk_leaves_earlier_checkpoints(tmp_path: Path):
             pytest.raises((OSError, CheckpointError), match=r"checkpoints|too large"),
             Checkpoints(tmp_path, CheckpointConfig()) as checkpoints,
         ):
-            checkpoints.save(2, state(np.random.default_rng(0).normal(size=30_000)), {"host": {}}, None)
+            noise = {"decoder": np.random.default_rng(0).normal(size=30_000)}
+            checkpoints.save(2, replace(state(2), params=noise), {"host": {}}, None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         assert checkpoints.latest == 1
         restored, _ = checkpoints.restore(jax.eval_shape(lambda: state(0)))
-        np.testing.assert_array_equal(restored["params"]["decoder"], state(1)["params"]["decoder"])
+        np.testing.assert_array_equal(restored.params["decoder"], state(1).params["decoder"])
 
 
 def test_the_last_the_best_and_every_so_many_are_kept(tmp_path: Path):
@@ -183,6 +186,7 @@ def test_the_last_the_best_and_every_so_many_are_kept(tmp_path: Path):
 def test_a_checkpoint_of_another_state_is_named(tmp_path: Path):
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(1, state(1), {"host": {}}, None)
-        for target in (state(0, size=30_001), {**state(0), "more": jnp.ones(3)}):
+        more = DiscriminatorState({"output": jnp.ones(3)}, {}, {})
+        for target in (state(0, size=30_001), replace(state(0), discriminators=more)):
             with pytest.raises(CheckpointError, match="checkpoints"):
                 checkpoints.restore(jax.eval_shape(lambda target=target: target))

@@ -1,4 +1,4 @@
-"""Meshes: rules for every array, the same first step on every mesh, memory that is shared out."""
+"""Meshes: a rule for every array, the same first step on every mesh, and memory split over devices."""
 
 import json
 import os
@@ -14,14 +14,15 @@ from support.training import free_port, recordings, tiny
 
 from focalcodec_jax.config import PRESETS
 from focalcodec_jax.errors import ConfigError
-from focalcodec_jax.train import footprint as dryrun, sharding
+from focalcodec_jax.train import sharding
+from focalcodec_jax.train.footprint import abstract_run, state_bytes
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.mark.parametrize("preset", ["focalcodec_50hz", "focalcodec_50hz_4k_causal"])
-def test_rules_cover_every_array_and_fsdp_shares_out_memory(preset: str):
-    """Parameters, gradients (laid out as parameters) and moments of full-size models: an eighth each, nearly."""
+def test_rules_cover_every_array_and_fsdp_splits_memory(preset: str):
+    """Each of eight devices holds about an eighth of the parameters and moments of full-size models."""
     stages = {
         "quantizer": {},
         "decoder": {"discriminator": {"width": 1.0, "periods": [2, 3, 5, 7, 11], "num_scales": 3}},
@@ -30,17 +31,17 @@ def test_rules_cover_every_array_and_fsdp_shares_out_memory(preset: str):
         del stages["decoder"]
     mesh = AbstractMesh((1, 8, 1), sharding.AXES)
     for stage, changes in stages.items():
-        _, state, frozen = dryrun.abstract(tiny(stage, model={"preset": preset, "codec": None}, **changes))
+        _, state, frozen = abstract_run(tiny(stage, model={"preset": preset, "codec": None}, **changes))
         for tree in (state, frozen):
-            assert dryrun.state_bytes(tree, mesh) <= dryrun.state_bytes(tree) / 6
+            assert state_bytes(tree, mesh) <= state_bytes(tree) / 6
         assert all(
             leaf.shape == () or sharding.rule(sharding.path_name(path)) is not None
             for path, leaf in jax.tree_util.tree_leaves_with_path(state)
         )
 
 
-def test_moments_lie_where_their_parameters_do():
-    _, state, _ = dryrun.abstract(tiny("decoder"))
+def test_moments_are_sharded_as_their_parameters():
+    _, state, _ = abstract_run(tiny("decoder"))
     sizes = {"data": 1, "fsdp": 4, "tensor": 2}
     specs = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -99,7 +100,7 @@ def start(folder: Path, stage: str, meshes: list[str], devices: int, **environme
 def finish(*processes: subprocess.Popen) -> dict:
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes)
-    return json.loads(outputs[0].splitlines()[-1])  # collectives between processes announce themselves above
+    return json.loads(outputs[0].splitlines()[-1])  # Collectives between processes print lines before this one.
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +109,16 @@ def one_device(folder: Path) -> dict:
 
 
 def assert_same_step(found: dict, expected: dict) -> None:
-    """Renew nothing here: the reference is the same step on one device."""
+    """The reference is the same step on one device, so there are no stored numbers to renew."""
     assert found["metrics"].keys() == expected["metrics"].keys()
     for name, value in expected["metrics"].items():
-        # Adam's first step takes the sign of each gradient, also of those that are rounding errors
+        # Adam's first step takes the sign of each gradient, including those that are rounding errors.
         tolerance = 2e-5 if name.endswith("update_norm") else 1e-5
         assert found["metrics"][name] == pytest.approx(value, rel=tolerance, abs=1e-6), name
 
 
 def test_first_step_is_the_same_on_eight_devices(folder: Path, one_device: dict):
-    """Every loss, gradient norm and update norm; with tensor parallelism too."""
+    """Every loss, gradient norm and update norm agrees, with tensor parallelism too."""
     found = finish(start(folder, "end-to-end", ["1,8,1", "2,2,2"], 8))
     for step in found.values():
         assert_same_step(step, one_device["end-to-end"])

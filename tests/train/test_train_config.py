@@ -1,4 +1,4 @@
-"""A run's configuration: what is wrong is named, all of it, before anything is computed."""
+"""The configuration of a run: every problem is named before anything is computed."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 from support.training import tiny
 
 from focalcodec_jax.errors import ConfigError
-from focalcodec_jax.train.loop import learning_rate
 from focalcodec_jax.train.run_config import config_file, from_dict, load_config
+from focalcodec_jax.train.schedule import NewBob, learning_rate
 from focalcodec_jax.train.start import codec_config
 
 PACKAGED = sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -40,16 +40,17 @@ def test_overrides_are_yaml(tmp_path: Path):
         ("data.batchsize=3", r"unknown key data\.batchsize \(did you mean batch_size\?\)"),
         ("data.batch_size=0", r"data\.batch_size: .*greater than 0, got 0"),
         ("data.batch_size=many", r"data\.batch_size: .*integer.*'many'"),
-        ("stage=quantiser", r"stage: .*'quantizer', 'decoder', 'end-to-end' or 'fine-tune'.*'quantiser'"),
+        ("stage=quantiser", r"stage: .*'decoder', 'end-to-end', 'fine-tune' or 'quantizer'.*'quantiser'"),
         ("epochs=3", "either epochs or steps"),
         ("steps", "'steps' is not key.sub=value"),
         ("steps.more=1", "steps is a value and has no keys"),
         ("optimizer.accumulate=3", "accumulate must divide"),
         ("mesh.data=0", "sizes are positive"),
         ("model.preset=focalcodec_50hz", "exactly one of checkpoint, preset and codec"),
-        ("trainable=[decoder]", "fine-tune chooses"),
-        ("stage=fine-tune", r"needs model\.checkpoint, and the parts"),
-        ("data.crop_seconds=null", r"need data\.crop_seconds"),
+        ("trainable=[decoder]", r"the end-to-end stage trains encoder, .*; only fine-tune reads trainable"),
+        ("stage=fine-tune", r"needs the parts to train in trainable; the fine-tune stage needs model\.checkpoint"),
+        ("data.crop_seconds=null", r"the end-to-end stage needs data\.crop_seconds"),
+        ("stage=quantizer", r"the quantizer stage takes whole recordings; remove data\.crop_seconds"),
         ("data.speed=[1.2, 0.8]", r"data\.speed is the slowest and the fastest"),
         ("data.speed=1.2", r"data\.speed: .*, got 1\.2"),
         ("data: [", "not key.sub=value"),
@@ -84,3 +85,16 @@ def test_schedules():
     assert cosine[0] == 1
     assert cosine[4] == pytest.approx(0.5)
     assert 0 < cosine[-1] < 0.05
+
+
+def test_newbob_lowers_the_rate_when_validation_hardly_improves():
+    config = tiny(optimizer={"schedule": "newbob", "factor": 0.5, "threshold": 0.01}, data={"valid": ["x"]}).optimizer
+    newbob, factors = NewBob(), []
+    for loss in (2.0, 1.0, 0.995, 0.5, 0.6, -1.0, -1.005, -1.1):
+        newbob.update(config, loss)
+        factors.append(newbob.rate_factor)
+    assert factors == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    newbob.update(config, float("nan"))
+    assert newbob == NewBob(0.125, -1.1)
+    with pytest.raises(ConfigError, match=r"newbob follows validation, which needs data\.valid"):
+        tiny(optimizer={"schedule": "newbob"})

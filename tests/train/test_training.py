@@ -1,17 +1,15 @@
-"""Training runs, small ones: they learn, stop well, go on as if never stopped, and become a codec."""
+"""Small training runs: they learn, stop, resume exactly, and become a codec."""
 
 import json
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 from safetensors.numpy import load_file
 from support.training import measured, recordings, tiny, voiced
 from typer.testing import CliRunner
@@ -24,17 +22,22 @@ from focalcodec_jax.files import SAMPLE_RECORDING
 from focalcodec_jax.nn.codec import FocalCodec, initialize
 from focalcodec_jax.pretrained import load_pretrained, save_pretrained
 from focalcodec_jax.recordings import audio
-from focalcodec_jax.train import sharding, step_flops as flops
-from focalcodec_jax.train.from_runs import export
+from focalcodec_jax.train import (
+    RunMessage,
+    RunReport,
+    StepProgress,
+    TrainConfig,
+    ValidationProgress,
+    codec_from_runs,
+    run,
+    sharding,
+    step_flops,
+)
 from focalcodec_jax.train.log import Log
-from focalcodec_jax.train.loop import Host, Loop, run
-from focalcodec_jax.train.run_config import TrainConfig
 from focalcodec_jax.train.stages import Batch
 from focalcodec_jax.train.start import CODEC as STARTED, changes_since, codec_config
-from focalcodec_jax.train.step import Trainer
+from focalcodec_jax.train.step import Trainer, TrainState
 from focalcodec_jax.train.stopping import Stop
-
-CONSOLE = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +45,37 @@ def folder(tmp_path_factory) -> Path:
     return recordings(tmp_path_factory.mktemp("data") / "speech")
 
 
+EVENTS: list[Any] = []
+"""What the run of the `quantizer` fixture reported."""
+
+
 @pytest.fixture(scope="module")
-def quantizer(folder: Path, tmp_path_factory) -> Path:
-    """A whole run of the quantizer stage."""
+def report(folder: Path, tmp_path_factory) -> RunReport:
+    """A complete run of the quantizer stage."""
     run_dir = tmp_path_factory.mktemp("runs") / "quantizer"
     data = {"train": [str(folder)], "valid": [str(folder)]}
-    run(tiny(data=data, steps=12, validate_every=6, checkpoint={"every": 4}), run_dir, CONSOLE)
-    return run_dir
+    config = tiny(data=data, steps=12, validate_every=6, checkpoint={"every": 4})
+    return run(config, run_dir, progress=EVENTS.append)
+
+
+@pytest.fixture(scope="module")
+def quantizer(report: RunReport) -> Path:
+    """Folder of that run."""
+    return report.run_dir
+
+
+def test_a_run_reports_its_progress_and_result(report: RunReport):
+    train, valid = measured(report.run_dir, "train"), measured(report.run_dir, "valid")
+    assert (report.step, report.stopped) == (12, False)
+    assert report.train_loss == pytest.approx(train[-1]["loss/total"])
+    assert report.valid_loss == pytest.approx(valid[-1]["loss/total"])
+    messages = [event for event in EVENTS if isinstance(event, RunMessage)]
+    assert [message.level for message in messages] == ["phase", "phase", "info", "info"]
+    assert messages[-1].text == "done: 12 steps"
+    first, *steps = [event for event in EVENTS if isinstance(event, StepProgress)]
+    assert first == StepProgress(0, 12)
+    assert [(event.step, event.logged) for event in steps] == [(step, True) for step in range(1, 13)]
+    assert [event.step for event in EVENTS if isinstance(event, ValidationProgress)] == [6, 12]
 
 
 def test_tensorboard_shows_and_plays(decoder: Path):
@@ -60,7 +87,7 @@ def test_tensorboard_shows_and_plays(decoder: Path):
 
 @pytest.mark.live
 def test_weights_and_biases_shows_and_plays_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Offline, where wandb keeps what it would send."""
+    """In offline mode, where wandb writes to a file instead of sending."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     run_dir, config = tmp_path / "voices", tiny(log={"wandb": "speech"})
     run_dir.mkdir()
@@ -72,9 +99,9 @@ def test_weights_and_biases_shows_and_plays_and_goes_on(tmp_path: Path, monkeypa
         log.close()
     logged = sorted((run_dir / "wandb").glob("offline-run-*/*.wandb"))
     assert len(logged) == 2
-    assert len({path.name for path in logged}) == 1, "one run there, too"
+    assert len({path.name for path in logged}) == 1, "both logs continue one run"
     tags = (b"valid/loss/mel", b"valid_0/fake", b"valid_0/real", b"spectrogram/valid_0")
-    deadline = time.monotonic() + 60  # wandb's own process may still be writing
+    deadline = time.monotonic() + 60  # The process of wandb may still be writing.
     while missing := [tag for tag in tags for path in logged if tag not in path.read_bytes()]:
         assert time.monotonic() < deadline, missing
         time.sleep(0.2)
@@ -85,15 +112,15 @@ def test_weights_and_biases_shows_and_plays_and_goes_on(tmp_path: Path, monkeypa
 def test_missing_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r'log.wandb needs wandb: pip install "focalcodec-jax\[wandb\]"'):
-        run(tiny(log={"wandb": "speech"}), tmp_path, CONSOLE)
+        run(tiny(log={"wandb": "speech"}), tmp_path)
 
 
 @pytest.fixture(scope="module")
 def decoder(folder: Path, quantizer: Path, tmp_path_factory) -> Path:
-    """A run of the decoder stage from the same codec; it is left after three steps, and goes on to six."""
+    """A run of the decoder stage from the same codec. It ends after three steps and resumes to six."""
     run_dir = tmp_path_factory.mktemp("runs") / "decoder"
     for steps in (3, 6):
-        run(decoder_config(folder, quantizer, steps=steps), run_dir, CONSOLE)
+        run(decoder_config(folder, quantizer, steps=steps), run_dir)
     return run_dir
 
 
@@ -122,7 +149,7 @@ def test_a_run_learns_and_says_so(quantizer: Path):
 
 def test_going_on_equals_not_stopping(folder: Path, quantizer: Path, decoder: Path, tmp_path: Path):
     """Bit for bit, discriminators and their power iteration included."""
-    run(decoder_config(folder, quantizer, validate_every=6), tmp_path, CONSOLE)
+    run(decoder_config(folder, quantizer, validate_every=6), tmp_path)
     assert measured(decoder, "train") == measured(tmp_path, "train")
     assert [line["event"] for line in measured(decoder, "event")] == ["resumed"]
     names = set(measured(tmp_path, "train")[-1])
@@ -136,34 +163,22 @@ def test_stopped_during_validation_it_validates_when_it_goes_on(
     config = tiny(data=data, steps=12, validate_every=6)
     with monkeypatch.context() as patch:
         patch.setattr(Stop, "now", True)
-        run(config, tmp_path, CONSOLE)
+        run(config, tmp_path)
     assert [line["step"] for line in measured(tmp_path, "train")] == list(range(1, 7))
     assert not measured(tmp_path, "valid")
-    run(config, tmp_path, CONSOLE)
+    run(config, tmp_path)
     for split in ("train", "valid"):
         assert measured(tmp_path, split) == measured(quantizer, split)
-
-
-def test_newbob_lowers_the_rate_when_validation_hardly_improves():
-    config = tiny(optimizer={"schedule": "newbob", "factor": 0.5, "threshold": 0.01}, data={"valid": ["x"]})
-    loop: Any = SimpleNamespace(config=config, host=Host())
-    factors = []
-    for loss in (2.0, 1.0, 0.995, 0.5, 0.6, -1.0, -1.005, -1.1):
-        Loop.newbob(loop, loss)
-        factors.append(loop.host.rate_factor)
-    assert factors == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
-    with pytest.raises(ConfigError, match=r"newbob follows validation, which needs data\.valid"):
-        tiny(optimizer={"schedule": "newbob"})
 
 
 def test_validation_that_cannot_be_read_stops_the_run(folder: Path, tmp_path: Path):
     valid = tmp_path / "valid"
     valid.mkdir()
     for path in sorted(folder.iterdir())[:4]:
-        (valid / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # a sound header
+        (valid / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # The header stays intact.
     config = tiny(data={"train": [str(folder)], "valid": [str(valid)]}, steps=1)
     with pytest.raises(TrainingError, match=r"4 of the 4 recordings of data\.valid could not be read"):
-        run(config, tmp_path / "run", CONSOLE)
+        run(config, tmp_path / "run")
 
 
 def test_export_joins_the_parts_that_runs_trained(quantizer: Path, decoder: Path, tmp_path: Path):
@@ -180,8 +195,11 @@ def test_export_joins_the_parts_that_runs_trained(quantizer: Path, decoder: Path
 
 
 def test_export_in_half_precision(quantizer: Path, tmp_path: Path):
-    lines = list(export([quantizer], tmp_path / "codec", dtype="float16"))
-    assert "step 12" in lines[0]
+    report = codec_from_runs([quantizer], tmp_path / "codec", dtype="float16")
+    assert report.output == tmp_path / "codec"
+    assert [(item.run, item.parts, item.step) for item in report.taken] == [
+        (quantizer, ("compressor", "decompressor"), 12)
+    ]
     half = load_file(tmp_path / "codec" / "model.safetensors")
     assert {array.dtype for array in half.values()} == {np.dtype(np.float16)}
     _, variables = load_pretrained(tmp_path / "codec")
@@ -190,17 +208,17 @@ def test_export_in_half_precision(quantizer: Path, tmp_path: Path):
 
 def test_export_refuses_parts_that_do_not_fit(quantizer: Path, decoder: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="both trained compressor, decompressor"):
-        list(export([quantizer, quantizer], tmp_path))
+        codec_from_runs([quantizer, quantizer], tmp_path)
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        list(export([tmp_path], tmp_path / "codec"))
+        codec_from_runs([tmp_path], tmp_path / "codec")
     with pytest.raises(CheckpointError, match="holds no step 3; it has"):
-        list(export([quantizer], tmp_path / "codec", step=3))
-    with pytest.raises(ConfigError, match="--step is for one run"):
-        list(export([quantizer, decoder], tmp_path, step=6))
+        codec_from_runs([quantizer], tmp_path / "codec", step=3)
+    with pytest.raises(ConfigError, match="a step can be chosen for one run only"):
+        codec_from_runs([quantizer, decoder], tmp_path, step=6)
 
 
 def test_one_decoder_for_all_token_rates(folder: Path, quantizer: Path, decoder: Path, tmp_path: Path):
-    """A decoder depends on the encoder alone: it joins a quantizer of half the rate, but not one of another encoder."""
+    """A decoder depends on the encoder only: it fits a quantizer of half the rate, but not one of another encoder."""
     model, variables = load_pretrained(quantizer / STARTED)
     content = model.config.to_dict()
     content["compressor_config"]["downscale_factors"] = content["decompressor_config"]["upscale_factors"] = [2]
@@ -210,9 +228,9 @@ def test_one_decoder_for_all_token_rates(folder: Path, quantizer: Path, decoder:
         save_pretrained(tmp_path / name, slower, {"params": {**fresh, "encoder": encoder}})
         data = {"train": [str(folder)]}
         begin = {"codec": None, "checkpoint": str(tmp_path / name)}
-        run(tiny(data=data, model=begin, steps=1), tmp_path / "runs" / name, CONSOLE)
+        run(tiny(data=data, model=begin, steps=1), tmp_path / "runs" / name)
     for order in (1, -1):
-        list(export([tmp_path / "runs" / "slower", decoder][::order], tmp_path / "codec"))
+        codec_from_runs([tmp_path / "runs" / "slower", decoder][::order], tmp_path / "codec")
         codec = Codec.from_pretrained(tmp_path / "codec")
         assert codec.config.token_rate_hz == model.config.token_rate_hz / 2
     for part in ("compressor", "decoder"):
@@ -220,7 +238,7 @@ def test_one_decoder_for_all_token_rates(folder: Path, quantizer: Path, decoder:
         same = [load_file(tmp_path / at / "model.safetensors")[name] for at in ("codec", "slower")]
         assert not np.array_equal(*same)
     with pytest.raises(CheckpointError, match="was trained with another encoder than the codec would have"):
-        list(export([tmp_path / "runs" / "stranger", decoder], tmp_path / "codec"))
+        codec_from_runs([tmp_path / "runs" / "stranger", decoder], tmp_path / "codec")
 
 
 def test_curves_are_drawn(quantizer: Path, decoder: Path, tmp_path: Path):
@@ -237,13 +255,13 @@ def test_curves_are_drawn(quantizer: Path, decoder: Path, tmp_path: Path):
 
 def test_a_folder_of_another_run_is_refused(quantizer: Path):
     kept = (quantizer / "config.yaml").read_text()
-    with pytest.raises(ConfigError, match=r"stage was 'quantizer', now 'decoder'.*give another --run-dir"):
-        run(tiny("decoder"), quantizer, CONSOLE)
+    with pytest.raises(ConfigError, match=r"stage was 'quantizer', now 'decoder'.*give another folder"):
+        run(tiny("decoder"), quantizer)
     assert (quantizer / "config.yaml").read_text() == kept
 
 
 def test_discriminators_cannot_come_or_go(folder: Path, quantizer: Path, decoder: Path):
-    """Their state is in the checkpoints. A stage without them does not mind how they are configured."""
+    """Their state is in the checkpoints. A stage without discriminators ignores their configuration."""
     with pytest.raises(ConfigError, match=r"loss\.adversarial was 1\.0, now 0\.0; loss\.matching was"):
         changes_since(decoder, decoder_config(folder, quantizer, loss={"adversarial": 0.0, "matching": 0.0}))
     with pytest.raises(ConfigError, match=r"discriminator\.width was 0\.01, now 0\.02"):
@@ -252,15 +270,15 @@ def test_discriminators_cannot_come_or_go(folder: Path, quantizer: Path, decoder
 
 
 def test_a_start_that_failed_is_no_run(folder: Path, quantizer: Path, tmp_path: Path):
-    """Whatever was wrong, the same folder takes the right command after it."""
+    """After a wrong configuration, the same folder accepts the right one."""
     data = {"train": [str(folder)]}
     for wrong in (
         {"model": {"codec": None, "checkpoint": str(tmp_path / "nowhere")}, "data": data},
         {"model": {"codec": None, "checkpoint": str(quantizer / STARTED)}, "data": {"train": [str(tmp_path / "none")]}},
     ):
         with pytest.raises(FocalCodecError, match=r"nowhere|does not exist"):
-            run(tiny(**wrong), tmp_path / "run", CONSOLE)
-    run(tiny(data=data, steps=1), tmp_path / "run", CONSOLE)
+            run(tiny(**wrong), tmp_path / "run")
+    run(tiny(data=data, steps=1), tmp_path / "run")
     assert measured(tmp_path / "run", "train")[0]["step"] == 1
 
 
@@ -272,7 +290,7 @@ def test_losses_that_are_not_finite_stop_the_run(folder: Path, tmp_path: Path):
         checkpoint={"every": 1},
     )
     with pytest.raises(TrainingError, match=r"stopped at step \d+: loss/\w+.* was NaN or infinite for 2 steps"):
-        run(config, tmp_path, CONSOLE)
+        run(config, tmp_path)
     assert (tmp_path / "checkpoints" / "1").is_dir()
 
 
@@ -282,7 +300,7 @@ def test_too_many_unreadable_recordings_stop_the_run(folder: Path, tmp_path: Pat
         (source / f"broken-{number}.wav").write_bytes(b"RIFF")
     config = tiny(data={"train": [str(source)], "max_bad_share": 0.1})
     with pytest.raises(TrainingError, match=r"could not be read, more than data.max_bad_share 0.1.*such as broken-"):
-        run(config, tmp_path / "run", CONSOLE)
+        run(config, tmp_path / "run")
     assert {line["id"] for line in measured(tmp_path / "run", "event")} <= {f"broken-{n}" for n in range(4)}
 
 
@@ -296,8 +314,8 @@ def trainer(stage: str, **changes: Any) -> tuple[Trainer, Any]:
 
 
 @pytest.mark.parametrize("stage", ["quantizer", "decoder", "end-to-end"])
-def test_losses_and_gradients_know_no_padding(stage: str):
-    """Longer padding, filled with noise, and rows that could not be read: nothing changes."""
+def test_losses_and_gradients_ignore_padding(stage: str):
+    """Longer padding, filled with noise, and unreadable rows change nothing."""
     trained, params = trainer(stage)
     rng = np.random.default_rng(0)
     lengths = np.array([3300, 6000, 4000, 0], np.int32)
@@ -310,9 +328,8 @@ def test_losses_and_gradients_know_no_padding(stage: str):
         return Batch(*map(jnp.asarray, (noise, lengths, crop, lengths * 0)))
 
     def step(params, batch):
-        return jax.value_and_grad(lambda p: trained.generate(None, p, batch), has_aux=True)(params)
+        return jax.value_and_grad(lambda p: trained.generator_loss(p, None, batch), has_aux=True)(params)
 
-    trained.discriminators = None
     compiled = jax.jit(step)
     (loss, (noted, _, sums)), grads = compiled(params, padded(6400, 0.0))
     (loss_again, (noted_again, _, sums_again)), grads_again = compiled(params, padded(8000, 1.0))
@@ -326,7 +343,7 @@ def test_losses_and_gradients_know_no_padding(stage: str):
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
-    """Micro-batches count by what is real in them. The codebook's entropy, which is of a micro-batch, is left out."""
+    """Micro-batches are weighted by their real frames. The codebook's entropy is per micro-batch and left out."""
     rng = np.random.default_rng(0)
     sig = jnp.asarray(0.1 * rng.normal(size=(8, 3840)), jnp.float32)
     lengths = jnp.array([3840, 3200, 0, 3840, 1600, 0, 0, 3840])
@@ -334,9 +351,10 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
     found = []
     for accumulate in (1, 4):
         one, params = trainer("quantizer", optimizer={"accumulate": accumulate}, loss={"entropy": 0.0})
-        trained, frozen = one.config.parted(params)
+        trained, frozen = one.config.split_params(params)
         state, metrics = jax.jit(one.step)(one.init(trained, jax.random.key(0)), frozen, batch, jnp.float32(1e-3))
-        found.append((state["params"], metrics))
+        assert isinstance(state, TrainState)
+        found.append((state.params, metrics))
     (params, metrics), (params_again, metrics_again) = found
     for name in ("loss/total", "loss/feature", "generator/gradient_norm", "samples"):
         np.testing.assert_allclose(metrics_again[name], metrics[name], rtol=1e-5, err_msg=name)
@@ -345,15 +363,14 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_arithmetic_is_that_of_one_form_of_a_layer():
-    """However grouped convolutions are computed."""
+def test_flops_do_not_depend_on_the_form_of_grouped_convolutions():
     rng = np.random.default_rng(0)
     batch = Batch(jnp.asarray(rng.normal(size=(2, 3840)), jnp.float32), jnp.full(2, 3840), jnp.zeros(2), jnp.zeros(2))
     found = []
     for tensor in (1, 2):
         one, params = trainer("decoder", mesh={"tensor": tensor}, discriminator={"width": 0.0625})
-        trained, frozen = one.config.parted(params)
-        found.append(flops.of_step(one, jax.eval_shape(one.init, trained, jax.random.key(0)), frozen, batch))
+        trained, frozen = one.config.split_params(params)
+        found.append(step_flops.of_step(one, jax.eval_shape(one.init, trained, jax.random.key(0)), frozen, batch))
     assert found[0] == found[1] > 1e6
 
 

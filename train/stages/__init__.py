@@ -1,0 +1,22 @@
+"""Training stages. Each module of this package that defines a `Stage` adds it to `STAGES`.
+
+To add a stage, write one module here and one configuration in `configs/`. No other code names a stage.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .base import Batch, Leaf, Outcome, Stage, StageContext, merge_params
+
+
+def find_stages() -> dict[str, Stage]:
+    """Stages of all modules in this package, by name."""
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, Stage)]
+    return {stage.name: stage for stage in sorted(found, key=lambda stage: stage.name)}
+
+
+STAGES = find_stages()
+"""Every stage by the name that a configuration's `stage` key takes."""
+
+__all__ = ["STAGES", "Batch", "Leaf", "Outcome", "Stage", "StageContext", "merge_params"]

@@ -1,0 +1,239 @@
+"""What a training stage is, and the pieces that stages share."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
+from focalcodec_jax.errors import ConfigError
+from focalcodec_jax.nn import bsq, lengths as count
+from focalcodec_jax.nn.codec import FocalCodec
+from focalcodec_jax.nn.layers import frame_mask, zero_padding
+
+from .. import losses
+from ..sections import DataConfig, LossConfig, ModelConfig, Part
+
+Params = Mapping[str, Any]
+Leaf = Any
+"""An array, or its shape where nothing is computed."""
+MAX_ENTROPY_BITS = 20
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Recordings at 16 kHz, padded to one length. Micro-batches have one more axis in front."""
+
+    sig: Leaf
+    """(batch, samples), float32."""
+    lengths: Leaf
+    """(batch,) real samples; 0 for an unreadable recording, and for a row without a recording."""
+    crop: Leaf
+    """(batch,) position of the crop of encoded features, as a share of the possible positions, in [0, 1)."""
+    bad: Leaf
+    """(batch,) 1 for an unreadable recording."""
+
+    @property
+    def rows(self) -> Float[Array, " batch"]:
+        """Weight of each row: 1 for a recording, 0 for an empty row."""
+        return (self.lengths > 0).astype(jnp.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a stage's forward function."""
+
+    terms: dict[str, Leaf]
+    """Unweighted scalar losses, by the name of their weight in `LossConfig`."""
+    weight: Leaf
+    """Real frames, or real samples where only audio is compared. Means over batches use it as their weight."""
+    real: Leaf | None = None
+    """(batch, samples) target signal, zero past each item's end; None where the stage compares no audio."""
+    fake: Leaf | None = None
+    """(batch, samples) decoded signal, zero past each item's end."""
+    notes: dict[str, Leaf] = field(default_factory=dict)
+    """Further scalars to log."""
+    counts: Leaf | None = None
+    """(codes,) number of uses of each code."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a forward function works with besides parameters and batch."""
+
+    model: FocalCodec
+    loss: LossConfig
+    crop_frames: int | None = None
+    """Feature frames to crop from each encoded recording; None in validation, which decodes whole recordings."""
+    remat: bool = False
+    """Recompute each part's activations in the backward pass."""
+    teacher: FocalCodec | None = None
+    """Codec whose encoder computes the targets. Its parameters are `params["teacher"]`."""
+
+    def apply(self, params: Params, method: str, x: Array, lengths: Array | None = None) -> Array:
+        """Call a method of the codec, such as `sig_to_feats`."""
+        apply = partial(self.model.apply, method=method)
+        if self.remat:
+            apply = jax.checkpoint(apply)
+        out: Any = apply({"params": params}, x, *(() if lengths is None else (lengths,)))
+        return out
+
+    def apply_teacher(self, params: Params, method: str, x: Array, lengths: Array) -> Any:
+        """Call a method of the teacher, without a gradient."""
+        assert self.teacher is not None
+        return jax.lax.stop_gradient(self.teacher.apply({"params": params["teacher"]}, x, lengths, method=method))
+
+
+Forward = Callable[[StageContext, Params, Batch], Outcome]
+CodecCheck = Callable[[CodecConfig], str | None]
+"""Returns what is wrong with a codec, or None."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage: what it trains, what it needs, and how it computes its losses."""
+
+    name: str
+    """Value of the configuration's `stage` key."""
+    forward: Forward
+    """Computes losses from all parts' parameters and a batch."""
+    passes: tuple[Part, ...]
+    """Parts that audio passes through in training."""
+    trains: tuple[Part, ...] | None
+    """Parts that are trained; None lets the configuration choose them in `trainable`."""
+    frozen: tuple[str, ...] = ()
+    """Regular expressions of parameter paths, such as `encoder/encoder/relative_embedding`, that stay fixed in the trained
+    parts."""
+    crops: bool = False
+    """Whether batches are random crops of `data.crop_seconds`. Otherwise they are whole recordings."""
+    output_rates_hz: tuple[int, ...] | None = None
+    """Sample rates of the decoder that the stage accepts; None where it decodes nothing."""
+    discriminators: bool = False
+    """Whether discriminators take part when their losses have a weight."""
+    needs_checkpoint: bool = False
+    """Whether training starts from `model.checkpoint` and not from random weights."""
+    teacher: str | None = None
+    """Hub name or folder of the codec whose frozen encoder computes the targets; None where the stage has no teacher."""
+    codec_checks: tuple[CodecCheck, ...] = ()
+    """Further conditions on the codec."""
+
+    def config_problems(self, trainable: Sequence[Part], model: ModelConfig, data: DataConfig) -> list[str]:
+        """What in a configuration contradicts this stage."""
+        problems = []
+        if self.trains is None and not trainable:
+            problems.append(f"the {self.name} stage needs the parts to train in trainable")
+        if self.trains is not None and tuple(trainable) not in ((), self.trains):
+            problems.append(f"the {self.name} stage trains {', '.join(self.trains)}; only fine-tune reads trainable")
+        if self.needs_checkpoint and model.checkpoint is None:
+            problems.append(f"the {self.name} stage needs model.checkpoint")
+        if self.crops and data.crop_seconds is None:
+            problems.append(f"the {self.name} stage needs data.crop_seconds")
+        if not self.crops and data.crop_seconds is not None:
+            problems.append(f"the {self.name} stage takes whole recordings; remove data.crop_seconds")
+        return problems
+
+    def check_codec(self, codec: CodecConfig) -> None:
+        """Refuse a codec that this stage cannot train.
+
+        Raises:
+            ConfigError: names every reason.
+        """
+        problems = [problem for check in self.codec_checks if (problem := check(codec)) is not None]
+        rates = self.output_rates_hz
+        if rates is not None and codec.sample_rate_out_hz not in rates:
+            accepted = " or ".join(f"{rate} Hz" for rate in rates)
+            problems.append(
+                f"the {self.name} stage compares audio at {accepted}; this codec decodes to {codec.sample_rate_out_hz} "
+                "Hz"
+            )
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def split_params(self, params: Params, parts: Sequence[Part]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters of a codec as two trees: those that are trained, and those that stay fixed.
+
+        Args:
+            parts: the trained parts. Paths that match `frozen` stay fixed within them.
+        """
+        flat = flatten_dict(params, sep="/", keep_empty_nodes=True)
+        trained = {
+            path
+            for path in flat
+            if path.split("/")[0] in parts and not any(re.match(pattern, path) for pattern in self.frozen)
+        }
+        return (
+            unflatten_dict({path: leaf for path, leaf in flat.items() if path in trained}, sep="/"),
+            unflatten_dict({path: leaf for path, leaf in flat.items() if path not in trained}, sep="/"),
+        )
+
+
+def merge_params(*trees: Params) -> dict[str, Any]:
+    """One tree of parameters from several; later trees take precedence."""
+    flat = {}
+    for tree in trees:
+        flat |= flatten_dict(tree, keep_empty_nodes=True)
+    return unflatten_dict(flat)
+
+
+def codebook_is_small_enough(codec: CodecConfig) -> str | None:
+    """Codec check of stages with the entropy loss, which keeps one number per code."""
+    bits = codec.quantizer.code_dim
+    if bits <= MAX_ENTROPY_BITS:
+        return None
+    return f"the entropy loss keeps one number per code; 2^{bits} codes are too many (2^{MAX_ENTROPY_BITS})"
+
+
+# --- pieces of forward functions -------------------------------------------------------------------------------
+
+
+def through_codes(
+    context: StageContext, params: Params, batch: Batch, feats: Array, frames: Array
+) -> tuple[Outcome, Array]:
+    """Features → codes → rebuilt features.
+
+    Args:
+        feats: (batch, frames, dim).
+        frames: (batch,) real frames.
+
+    Returns:
+        The losses and the rebuilt features, shaped as `feats`.
+    """
+    codec = context.model.config
+    tokens = count.frames_to_tokens(codec, frames)
+    lats = context.apply(params, "feats_to_lats", feats, frames)
+    codes, toks = bsq.quantize(lats)
+    qfeats = context.apply(params, "codes_to_qfeats", codes, tokens)[:, : feats.shape[1]]
+
+    rows = batch.lengths > 0
+    frames, tokens = frames * rows, tokens * rows
+    per_frame, codebook = bsq.entropies(lats, tokens, inv_temperature=context.loss.inv_temperature)
+    terms = {"entropy": per_frame - context.loss.diversity * codebook}
+    if context.loss.feature:
+        terms["feature"] = losses.feature_loss(qfeats, jax.lax.stop_gradient(feats), frames)
+    real = frame_mask(tokens, toks.shape[1])
+    counts = jnp.zeros(codec.quantizer.codebook_size, jnp.int32).at[toks].add(real.astype(jnp.int32))
+    notes = {"entropy_per_frame": per_frame, "entropy_of_codebook": codebook}
+    return Outcome(terms, frames.sum().astype(jnp.float32), notes=notes, counts=counts), qfeats
+
+
+def compare_audio(context: StageContext, batch: Batch, real: Array, fake: Array, samples: Array) -> Outcome:
+    """Log-mel loss between two signals (batch, samples) over their real samples (batch,)."""
+    samples = samples * (batch.lengths > 0)
+    real, fake = (zero_padding(sig[..., None], samples)[..., 0] for sig in (real, fake))
+    terms = {}
+    if context.loss.mel:
+        terms["mel"] = losses.mel_loss(fake, real, samples, context.loss.mels, SAMPLE_RATE_HZ)
+    return Outcome(terms, samples.sum().astype(jnp.float32), real, fake)
+
+
+def joined(features: Outcome, audio: Outcome) -> Outcome:
+    """Losses on features and on audio in one outcome, with the weight of the features."""
+    return replace(features, terms=features.terms | audio.terms, real=audio.real, fake=audio.fake)
