@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ class ExportReport:
 
 
 def stablehlo(
-    checkpoint: str | Path, output: str | Path, platforms: Sequence[str] = PLATFORMS, *, dtype: DType = "float32"
+    checkpoint: str | Path, output: str | Path, platforms: Sequence[str] = PLATFORMS, *, dtype: str = "float32"
 ) -> ExportReport:
     """Export a checkpoint as StableHLO programs, with their parameters and a loader.
 
@@ -73,7 +73,7 @@ def stablehlo(
         checkpoint: name or folder, as for `load_pretrained`.
         output: folder to write to. It must be new or empty, or contain an earlier export, which is replaced.
         platforms: platforms that the programs run on: cpu, cuda and tpu. This machine does not need to have them.
-        dtype: compute dtype of the programs.
+        dtype: compute dtype of the programs, float32 or bfloat16.
 
     Raises:
         ConfigError: A platform or the dtype is unknown.
@@ -85,7 +85,7 @@ def stablehlo(
     check_folder(Path(output))
     if dtype not in get_args(DType):
         raise ConfigError(f"no codec computes in {dtype!r}; give {' or '.join(get_args(DType))}", parameter="dtype")
-    model, variables = load_pretrained(checkpoint, dtype=dtype)
+    model, variables = load_pretrained(checkpoint, dtype=cast(DType, dtype))
     return write_programs(model, variables, output, platforms, checkpoint=str(checkpoint))
 
 

@@ -18,10 +18,9 @@ from focalcodec_jax.config import CodecConfig
 from focalcodec_jax.nn import bsq, lengths as count
 from focalcodec_jax.nn.decoder import Decoder
 from focalcodec_jax.nn.focal import Compressor, Decompressor
-from focalcodec_jax.nn.layers import zero_padding
+from focalcodec_jax.nn.layers import Lengths, zero_padding
 from focalcodec_jax.nn.wavlm import WavLM
 
-Lengths = Int[Array, " batch"] | None
 Sig = Float[Array, "batch samples"]
 Feats = Float[Array, "batch frames dim"]
 Lats = Float[Array, "batch tokens bits"]
