@@ -73,8 +73,8 @@ def varied(model: FocalCodec, variables: Any, sig: np.ndarray) -> Any:
     def capture(variables, sig):
         return model.apply(variables, sig, method="sig_to_lats", capture_intermediates=True, mutable=["intermediates"])
 
-    kept = jax.jit(capture)(variables, jnp.asarray(sig)[None])[1]
-    out = kept["intermediates"]["compressor"]["out_proj"]["__call__"][0][0]
+    captured = jax.jit(capture)(variables, jnp.asarray(sig)[None])[1]
+    out = captured["intermediates"]["compressor"]["out_proj"]["__call__"][0][0]
     mean, spread = out.mean(axis=0), out.std(axis=0)
     layer = variables["params"]["compressor"]["out_proj"]
     layer = {"kernel": layer["kernel"] / spread, "bias": (layer["bias"] - mean) / spread}

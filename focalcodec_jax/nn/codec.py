@@ -3,7 +3,7 @@
     sig ─ encoder ─ feats ─ compressor ─ lats ─ quantizer ─ toks | codes ─ decompressor ─ qfeats ─ decoder ─ sig
 
 `lengths` is given in the unit of the method's input: samples, frames or tokens. With `lengths`, the result of each item
-equals the result without padding, whatever values the padding holds.
+equals the result without padding, for any values in the padding.
 """
 
 from functools import partial

@@ -81,7 +81,7 @@ def istft(
     signal = overlap_add(jnp.where(real, frames, 0) * window, hop_length)
     envelope = overlap_add(real.astype(jnp.float32) * window**2, hop_length)
     cut = (n_fft - hop_length) // 2
-    kept = slice(cut, cut + num_frames * hop_length)
-    signal, envelope = signal[:, kept], envelope[:, kept]
+    inner = slice(cut, cut + num_frames * hop_length)
+    signal, envelope = signal[:, inner], envelope[:, inner]
     covered = frame_mask(lengths * hop_length, num_frames * hop_length) & (envelope > 1e-11)
     return jnp.where(covered, signal / jnp.where(covered, envelope, 1), 0)
