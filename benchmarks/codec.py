@@ -1,16 +1,15 @@
-"""Speed and memory of encoding and decoding, next to the PyTorch original where there is one.
+"""Speed and memory of encoding and decoding, compared with the PyTorch original if it is installed.
 
     python benchmarks/codec.py --batch 1 4 8
     python benchmarks/codec.py --original PATH --original-python VENV/bin/python --json result.json
 
-Each side runs in a process of its own, under an interpreter of its own, and answers requests over its standard input
-and output. They take turns (ours, theirs, ours, …), so that whatever else the machine does slows both; a ratio is the
-median over turns. New processes for each batch size, so that peak memory, the accelerator's
-or on a CPU the process's, belongs to it.
+Each side runs in its own process with its own interpreter, and answers requests over standard input and output. The
+sides take turns (ours, theirs, ours, …), so that other work on the machine slows down both. A ratio is the median over
+turns. Each batch size has new processes, so that peak memory is measured separately.
 
-"ratio" is the original's time over ours; "CPU ratio" the same of CPU time, which other work on the machine disturbs
-less. Weights are random: they change neither speed nor memory. On a CPU our side takes a batch one recording after the
-other, as `Codec` does, since there batches only cost.
+"ratio" is the time of the original divided by ours. "CPU ratio" is the same for CPU time, which depends less on other
+work on the machine. Weights are random, because they affect neither speed nor memory. On a CPU, our side processes the
+recordings of a batch one by one, as `Codec` does, because batches are slower there.
 """
 
 import argparse
@@ -26,17 +25,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 SAMPLE_RATE_HZ = 16000
-REST_SECONDS = 0.3  # until the threads of the side that ran last have stopped spinning
+REST_SECONDS = 0.3  # the threads of the side that ran last spin for a while
 STEPS = ("encode", "decode")
 
 
-# --- workers: only the standard library above, since the original's interpreter need not have ours -------------------
+# --- workers; the interpreter of the original may lack our packages, so the imports above are standard ---------------
 
 Step = Callable[[], None]
 
 
 def jax_worker(preset: str, batch: int, seconds: float, config: dict | None) -> tuple[dict, dict[str, Step]]:
-    """What the worker tells about itself, and one timed call per step. `config` is for the other side."""
+    """Set up this package.
+
+    Args:
+        config: unused; the torch worker receives the configuration that this worker returns.
+
+    Returns:
+        A description of the worker, and a function to time for each step.
+    """
     import jax
     import numpy as np
 
@@ -45,12 +51,12 @@ def jax_worker(preset: str, batch: int, seconds: float, config: dict | None) -> 
 
     codec_config = CodecConfig.preset(preset)
     model = FocalCodec(codec_config)
-    rng = np.random.default_rng(0)  # not model.init: its memory would count
+    rng = np.random.default_rng(0)  # model.init would add to peak memory
     variables = jax.tree.map(
         lambda leaf: jax.device_put(0.02 * rng.standard_normal(leaf.shape, np.float32)),
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1000), np.float32)),
     )
-    # as Codec does: a CPU is given one recording of this length at a time
+    # As in Codec, a CPU processes one recording of this length at a time.
     rows = 1 if jax.default_backend() == "cpu" else batch
     sig = 0.1 * jax.random.normal(jax.random.key(1), (rows, int(seconds * SAMPLE_RATE_HZ)))
 
@@ -75,7 +81,7 @@ def jax_worker(preset: str, batch: int, seconds: float, config: dict | None) -> 
 
 
 def torch_worker(preset: str, batch: int, seconds: float, config: dict | None) -> tuple[dict, dict[str, Step]]:
-    """As `jax_worker`, for the original on its default device and threads."""
+    """Set up the original, on its default device and with its default number of threads, as `jax_worker`."""
     import torch
     from focalcodec.codec import FocalCodec
 
@@ -101,9 +107,9 @@ def torch_worker(preset: str, batch: int, seconds: float, config: dict | None) -
 
 
 def serve(worker: Callable[..., tuple[dict, dict[str, Step]]]) -> None:
-    """Answer requests, one line of JSON each: first how to set up, then names of steps until the input ends."""
+    """Answer requests with one line of JSON each. The first request is the setup; the others are names of steps."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not come between the answers
+    os.dup2(2, 1)  # libraries must not print between the answers
 
     def answer(message: dict) -> None:
         print(json.dumps(message), file=answers, flush=True)
@@ -122,7 +128,7 @@ def serve(worker: Callable[..., tuple[dict, dict[str, Step]]]) -> None:
 
 
 def peak_bytes() -> float:
-    """Most memory held so far: the accelerator's where there is one, and else this process's."""
+    """Peak memory of the accelerator, or of this process if there is no accelerator."""
     if "jax" in sys.modules:
         import jax
 
@@ -134,7 +140,7 @@ def peak_bytes() -> float:
 
 
 class Worker:
-    """One side of the comparison, in a process of its own."""
+    """One side of the comparison, in its own process."""
 
     def __init__(self, kind: str, python: str, path: Path | None, setup: dict, script: str = __file__):
         paths = [str(path)] if path else []
@@ -164,7 +170,11 @@ class Worker:
 
 
 def start(args: argparse.Namespace, setup: dict, script: str = __file__) -> dict[str, Worker]:
-    """Ours, and the original where it can run; `setup` is what the script's workers take, but for `config`."""
+    """Start our worker, and that of the original if it can run.
+
+    Args:
+        setup: arguments of the script's workers except `config`.
+    """
     root = Path(__file__).resolve().parent.parent
     sides = {"ours": Worker("jax", sys.executable, root, setup | {"config": None}, script)}
     if "error" in sides["ours"].about:
@@ -180,7 +190,7 @@ def start(args: argparse.Namespace, setup: dict, script: str = __file__) -> dict
 
 
 def take_turns(sides: dict[str, Worker], step: str, repeats: int) -> dict[str, list[dict]]:
-    """Each side's answers to `repeats` requests, after one that warms up."""
+    """Answers of each side to `repeats` requests, after one request as a warm-up."""
     turns: dict[str, list[dict]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name, side in sides.items():
@@ -192,7 +202,7 @@ def take_turns(sides: dict[str, Worker], step: str, repeats: int) -> dict[str, l
 
 
 def measure(args: argparse.Namespace, batch: int) -> list[dict]:
-    """One row per step."""
+    """Measure one batch size. Returns one row per step."""
     sides = start(args, {"preset": args.preset, "batch": batch, "seconds": args.seconds})
     rows = []
     for step in STEPS:
@@ -259,7 +269,14 @@ def compare(
     measured: Callable[[argparse.Namespace], list[dict]],
     report: Callable[[str, list[dict]], None],
 ) -> None:
-    """A benchmark's command, on a parser with the options of its own: measure and report, or be one of its workers."""
+    """Run the command of a benchmark: measure and report, or act as one of its workers.
+
+    Args:
+        parser: parser with the options of the benchmark.
+        workers: functions that set up each side.
+        measured: runs the measurements. Returns one row per measurement.
+        report: prints the rows for a preset.
+    """
     parser.add_argument("--repeats", type=int, default=7, help="timed turns of each side")
     parser.add_argument("--original", type=Path, help="folder that holds the original's package `focalcodec`")
     parser.add_argument("--original-python", default=sys.executable, help="interpreter that has torch")

@@ -1,10 +1,10 @@
-"""How many tokens bfloat16 changes: the miss rate against float32, on recordings.
+"""Share of tokens that differ between bfloat16 and float32, on recordings.
 
     python benchmarks/dtype.py --checkpoint lucadellalib/focalcodec_50hz --audio speech/
     python benchmarks/dtype.py --preset focalcodec_50hz
 
-With --preset the weights are random, and the compressor's last layer is centred and scaled on the recordings: without
-that, random latents hardly vary and no token would ever flip.
+With --preset, the weights are random. Random latents hardly vary, and their signs would never change. The last layer
+of the compressor is therefore normalized on the recordings.
 """
 
 from dataclasses import replace
@@ -26,10 +26,12 @@ from focalcodec_jax.recordings import audio
 def main(
     checkpoint: Annotated[str | None, typer.Option(help="Name or folder of trained weights.")] = None,
     preset: Annotated[
-        str, typer.Option(help="Without a checkpoint: the model to fill with random weights.")
+        str, typer.Option(help="Published model whose structure to use with random weights, without --checkpoint.")
     ] = "focalcodec_50hz",
-    recordings: Annotated[Path, typer.Option("--audio", help="A recording or a folder of them.")] = SAMPLE_RECORDING,
-    seconds: Annotated[float, typer.Option(help="Stop after this much audio.")] = 60.0,
+    recordings: Annotated[
+        Path, typer.Option("--audio", help="A recording, or a folder of recordings.")
+    ] = SAMPLE_RECORDING,
+    seconds: Annotated[float, typer.Option(help="Seconds of audio to process.")] = 60.0,
 ) -> None:
     sigs = read(recordings, seconds)
     if checkpoint:
@@ -49,7 +51,7 @@ def main(
 
 
 def read(recordings: Path, seconds: float) -> list[np.ndarray]:
-    """Pieces of five seconds, one shape for all."""
+    """Read pieces of five seconds, so that all have the same shape."""
     files = audio.recordings(recordings) if recordings.is_dir() else [recordings]
     size, pieces = 5 * audio.SAMPLE_RATE_HZ, []
     for file in files:
@@ -66,13 +68,13 @@ def latents(model: FocalCodec, variables: Any, sigs: list[np.ndarray]) -> np.nda
 
 
 def varied(model: FocalCodec, variables: Any, sig: np.ndarray) -> Any:
-    """Centre and scale the compressor's last layer, so that latents spread over all their signs."""
+    """Normalize the last layer of the compressor, so that latents have both signs."""
 
     def capture(variables, sig):
         return model.apply(variables, sig, method="sig_to_lats", capture_intermediates=True, mutable=["intermediates"])
 
-    kept = jax.jit(capture)(variables, jnp.asarray(sig)[None])[1]
-    out = kept["intermediates"]["compressor"]["out_proj"]["__call__"][0][0]
+    captured = jax.jit(capture)(variables, jnp.asarray(sig)[None])[1]
+    out = captured["intermediates"]["compressor"]["out_proj"]["__call__"][0][0]
     mean, spread = out.mean(axis=0), out.std(axis=0)
     layer = variables["params"]["compressor"]["out_proj"]
     layer = {"kernel": layer["kernel"] / spread, "bias": (layer["bias"] - mean) / spread}

@@ -1,9 +1,9 @@
-"""Memory and time of the quantizer's entropy loss and its gradient, beside the dense form with a probability per code.
+"""Memory and time of the entropy loss and its gradient, compared with the dense form over all codes.
 
     python benchmarks/entropy.py
 
-Memory is what XLA's compiled program works with, so that a form too large to run is measured too. Both are timed in
-turns, where the dense one fits in 8 GiB.
+Memory is the temporary memory of the compiled program, which is known even for programs too large to run. Programs are
+timed if they need less than 8 GiB.
 """
 
 import time
@@ -20,7 +20,7 @@ FRAMES = 12_000
 
 
 def dense(lats: jax.Array) -> jax.Array:
-    """By the definition; the same value."""
+    """The same loss, computed with a probability for each code."""
     bits = lats.shape[-1]
     codes = bsq.toks_to_codes(jnp.arange(2**bits), bits)
     logits = 2 * 100.0 * lats.reshape(-1, bits) @ codes.T

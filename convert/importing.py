@@ -68,7 +68,7 @@ def import_checkpoint(
     elif preset is not None:
         config = CodecConfig.preset(preset)
     else:
-        raise CheckpointError(f"{path} has no config.json beside it; give a preset", parameter="preset")
+        raise CheckpointError(f"{path} has no config.json next to it; give a preset", parameter="preset")
     tensors = read_tensors(path)
     renamed, dropped = official.to_v002(tensors)
     params = mapping.translate(mapping.OFFICIAL, renamed, parameter_shapes(config))

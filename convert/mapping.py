@@ -7,7 +7,7 @@ reports all tensors that do not match in one error.
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,7 +28,9 @@ class Transform:
 KEEP = Transform("keep", lambda a: a, lambda a: a)
 LINEAR = Transform("linear (out, in) → (in, out)", lambda a: a.transpose(1, 0), lambda a: a.transpose(1, 0))
 CONV = Transform("conv (out, in, k) → (k, in, out)", lambda a: a.transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0))
-SPREAD = Transform("conv-T (in, out, k) → (k, in, out)", lambda a: a.transpose(2, 0, 1), lambda a: a.transpose(1, 2, 0))
+TRANSPOSED_CONV = Transform(
+    "transposed conv (in, out, k) → (k, in, out)", lambda a: a.transpose(2, 0, 1), lambda a: a.transpose(1, 2, 0)
+)
 POINTWISE = Transform("conv (out, in, 1) → (in, out)", lambda a: a.squeeze(2).T, lambda a: a.T[:, :, None])
 COLUMN = Transform("(dim, 1) → (dim)", lambda a: a.squeeze(1), lambda a: a[:, None])
 JOIN = Transform("q, k, v → qkv", lambda *parts: np.concatenate(parts, axis=0), None)
@@ -132,7 +134,7 @@ OFFICIAL: tuple[Rule, ...] = (
     *affine("decompressor.in_proj"),
     *_focal_block("decompressor.layers.{i}.focal_block"),
     *value("decompressor.layers.{i}.upscale.activation.alpha", COLUMN),
-    *affine("decompressor.layers.{i}.upscale.upscale", SPREAD),
+    *affine("decompressor.layers.{i}.upscale.upscale", TRANSPOSED_CONV),
     *affine("decompressor.refiner.in_proj"),
     *affine("decompressor.refiner.out_proj"),
     # decoder
@@ -169,15 +171,32 @@ class _Claim:
     """Names by their position in `rule.sources`."""
 
 
-def _match(rules: Iterable[Rule], names: Iterable[str]) -> tuple[dict[str, list[_Claim]], list[str], list[str]]:
-    """Match each name with the first rule that fits.
+@dataclass
+class _Problems:
+    """Descriptions of the tensors that do not match."""
 
-    Returns:
-        Claims by target, names without a rule, and descriptions of names that map to the same source.
-    """
+    unmapped: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise a CheckpointError that lists all problems, if there are any."""
+        kinds = {
+            "unmapped": self.unmapped,
+            "missing": self.missing,
+            "doubled": self.doubled,
+            "wrongly shaped": self.misshapen,
+        }
+        lines = [f"{kind} ({len(names)}): {', '.join(sorted(names))}" for kind, names in kinds.items() if names]
+        if lines:
+            raise CheckpointError("the tensors do not match the model; " + "; ".join(lines))
+
+
+def _match(rules: Iterable[Rule], names: Iterable[str], problems: _Problems) -> dict[str, list[_Claim]]:
+    """Match each name with the first rule that fits. Returns the claims by target."""
     compiled = [(rule, slot, pattern(source)) for rule in rules for slot, source in enumerate(rule.sources)]
     claims: dict[str, list[_Claim]] = defaultdict(list)
-    unmapped, doubled = [], []
     for name in sorted(names):
         for rule, slot, expression in compiled:
             if match := expression.fullmatch(name):
@@ -187,12 +206,33 @@ def _match(rules: Iterable[Rule], names: Iterable[str]) -> tuple[dict[str, list[
                     claim = _Claim(rule, {})
                     claims[target].append(claim)
                 if slot in claim.found:
-                    doubled.append(f"{name} and {claim.found[slot]} (both are {target})")
+                    problems.doubled.append(f"{name} and {claim.found[slot]} (both are {target})")
                 claim.found[slot] = name
                 break
         else:
-            unmapped.append(name)
-    return claims, unmapped, doubled
+            problems.unmapped.append(name)
+    return claims
+
+
+def _transformed(target: str, claims: list[_Claim], tensors: Tensors, problems: _Problems) -> np.ndarray | None:
+    """The array of a target; None if the sources do not match its rule."""
+    if len(claims) > 1:
+        names = sorted(name for claim in claims for name in claim.found.values())
+        problems.doubled.append(f"{' and '.join(names)} (both are {target})")
+        return None
+    rule, found = claims[0].rule, claims[0].found
+    absent = [source for slot, source in enumerate(rule.sources) if slot not in found]
+    if absent:
+        problems.missing.append(f"{' + '.join(absent)} for {target}")
+        return None
+    names = [found[slot] for slot in range(len(rule.sources))]
+    arrays = [np.asarray(tensors[name]) for name in names]
+    try:
+        return rule.transform.forward(*arrays)
+    except (ValueError, IndexError):
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        problems.misshapen.append(f"{' + '.join(names)} is {shapes}, which does not match {rule.transform.name}")
+        return None
 
 
 def _source_name(rules: Iterable[Rule], target: str) -> str:
@@ -219,41 +259,23 @@ def translate(
     Raises:
         CheckpointError: Tensors are unmapped, missing, doubled or wrongly shaped. The message lists all of them.
     """
-    rules = tuple(rules)
-    claims, unmapped, doubled = _match(rules, tensors)
+    rules, problems = tuple(rules), _Problems()
+    claims = _match(rules, tensors, problems)
     result: dict[str, np.ndarray] = {}
-    missing, misshapen = [], []
     for target, rivals in claims.items():
-        if len(rivals) > 1:
-            names = sorted(name for claim in rivals for name in claim.found.values())
-            doubled.append(f"{' and '.join(names)} (both are {target})")
+        array = _transformed(target, rivals, tensors, problems)
+        if array is None:
             continue
-        claim = rivals[0]
-        absent = [slot for slot in range(len(claim.rule.sources)) if slot not in claim.found]
-        if absent:
-            missing.append(f"{' + '.join(claim.rule.sources[slot] for slot in absent)} for {target}")
-            continue
-        sources = [claim.found[slot] for slot in range(len(claim.rule.sources))]
-        arrays = [np.asarray(tensors[name]) for name in sources]
-        try:
-            result[target] = claim.rule.transform.forward(*arrays)
-        except (ValueError, IndexError):
-            shapes = ", ".join(str(array.shape) for array in arrays)
-            misshapen.append(f"{' + '.join(sources)} is {shapes}, which does not match {claim.rule.transform.name}")
-            continue
-        if expected is None:
-            continue
-        if target not in expected:
-            unmapped += sources
-        elif result[target].shape != tuple(expected[target]):
-            name = " + ".join(sources)
-            misshapen.append(f"{name} is {result[target].shape} as {target}, should be {tuple(expected[target])}")
-    if expected is not None:
-        missing += [_source_name(rules, target) for target in expected if target not in claims]
-    problems = {"unmapped": unmapped, "missing": missing, "doubled": doubled, "wrongly shaped": misshapen}
-    if any(problems.values()):
-        lines = [f"{kind} ({len(names)}): {', '.join(sorted(names))}" for kind, names in problems.items() if names]
-        raise CheckpointError("the tensors do not match the model; " + "; ".join(lines))
+        result[target] = array
+        names = [rivals[0].found[slot] for slot in sorted(rivals[0].found)]
+        if expected is not None and target not in expected:
+            problems.unmapped += names
+        elif expected is not None and array.shape != tuple(expected[target]):
+            name, shape = " + ".join(names), tuple(expected[target])
+            problems.misshapen.append(f"{name} is {array.shape} as {target}, should be {shape}")
+    for target in (expected or {}).keys() - claims.keys():
+        problems.missing.append(_source_name(rules, target))
+    problems.check()
     return result
 
 

@@ -22,7 +22,7 @@ from focalcodec_jax.nn.codec import FocalCodec
 from focalcodec_jax.pretrained import DEMO, Variables, load_pretrained
 from focalcodec_jax.recordings import audio
 
-Recording = np.ndarray
+Signal = np.ndarray
 BATCH_SECONDS = {"cpu": 10.0, "gpu": 120.0, "tpu": 120.0}
 """Maximum audio per device and batch in seconds, including padding.
 
@@ -90,7 +90,7 @@ class Codec:
             model, variables = load_pretrained(name_or_folder, revision=revision, dtype=dtype)
         return cls(model, variables, devices)
 
-    def encode(self, sigs: Recording | Sequence[Recording], sample_rate: int) -> list[np.ndarray]:
+    def encode(self, sigs: Signal | Sequence[Signal], sample_rate: int) -> list[np.ndarray]:
         """Encode recordings to tokens.
 
         Args:
@@ -142,7 +142,7 @@ class Codec:
         ]
 
     def convert_voice(
-        self, sigs: Recording | Sequence[Recording], target: Sequence[Recording], sample_rate: int, *, k: int = 4
+        self, sigs: Signal | Sequence[Signal], target: Sequence[Signal], sample_rate: int, *, k: int = 4
     ) -> list[np.ndarray]:
         """Convert recordings to the voice of a target speaker.
 
@@ -182,7 +182,7 @@ class Codec:
 
         return jax.jit(step)
 
-    def _prepared(self, sig: Recording, sample_rate: int, name: str) -> np.ndarray:
+    def _prepared(self, sig: Signal, sample_rate: int, name: str) -> np.ndarray:
         return audio.checked(audio.resample(audio.checked(sig, name), sample_rate, SAMPLE_RATE_HZ), name)
 
     def _checked_tokens(self, tokens: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -234,6 +234,7 @@ class Axis:
 
 
 def _power_of_two_below(n: int) -> int:
+    """Largest power of two that is at most `n`."""
     return 1 << (n.bit_length() - 1)
 
 
@@ -294,4 +295,5 @@ def keep_compiled() -> None:
 
 
 def _listed(items: Any) -> list[Any]:
+    """Convert one array or a sequence of arrays to a list."""
     return [items] if isinstance(items, np.ndarray | jax.Array) and items.ndim == 1 else list(items)

@@ -140,7 +140,7 @@ def checkpoint_folder(name_or_folder: str | Path, *, revision: str | None = None
     name, folder = str(name_or_folder), Path(name_or_folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise CheckpointError(f"{folder} contains no config.json; a checkpoint folder has one beside its weights")
+            raise CheckpointError(f"{folder} contains no config.json; a checkpoint folder has one next to its weights")
         return folder
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file; give the folder that contains config.json and the weights")

@@ -1,12 +1,11 @@
 """`focalcodec-jax export-stablehlo`."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from focalcodec_jax.cli.options import CheckpointOption
-from focalcodec_jax.config import DType
 from focalcodec_jax.console import console
 from focalcodec_jax.export.programs import PLATFORMS, stablehlo
 from focalcodec_jax.pretrained import DEMO
@@ -30,6 +29,6 @@ def export_stablehlo(
     """Export a codec as StableHLO programs, with a loader that needs only jax and flatbuffers."""
     names = tuple(dict.fromkeys(platforms.replace(",", " ").split()))
     with console.status("exporting"):
-        report = stablehlo(checkpoint or DEMO, output, names, dtype=cast(DType, dtype))
+        report = stablehlo(checkpoint or DEMO, output, names, dtype=dtype)
     text = f"{report.checkpoint} for {', '.join(report.platforms)} in {report.folder}"
     console.print(text, highlight=False, soft_wrap=True, markup=False)

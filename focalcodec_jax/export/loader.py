@@ -30,7 +30,7 @@ class ServingError(ValueError):
     """The export is incomplete, this machine cannot run it, or an input is invalid."""
 
 
-def load(folder: str | Path = Path(__file__).parent, device: str | None = None) -> "Codec":
+def load(folder: str | Path = Path(__file__).parent, device: str | None = None) -> "ExportedCodec":
     """Load an exported codec.
 
     Args:
@@ -56,7 +56,7 @@ def load(folder: str | Path = Path(__file__).parent, device: str | None = None) 
     platform = {"gpu": "cuda"}.get(chosen.platform, chosen.platform)
     if platform not in about["platforms"]:
         raise ServingError(f"{folder} was exported for {', '.join(about['platforms'])}; this machine has {platform}")
-    return Codec(folder, about, chosen)
+    return ExportedCodec(folder, about, chosen)
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _about(folder: Path) -> dict[str, Any]:
     return about
 
 
-class Codec:
+class ExportedCodec:
     """An exported codec on one device.
 
     Attributes:

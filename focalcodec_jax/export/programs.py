@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,10 @@ from focalcodec_jax.pretrained import Variables, load_pretrained
 from focalcodec_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-PARTS = {"encode": ("encoder", "compressor"), "decode": ("decompressor", "decoder")}
+PROGRAM_PARTS = {"encode": ("encoder", "compressor"), "decode": ("decompressor", "decoder")}
 """The parts of the codec that each program needs."""
 FILES = (
-    *(f"{name}.{kind}" for name in PARTS for kind in ("stablehlo", "npz")),
+    *(f"{name}.{kind}" for name in PROGRAM_PARTS for kind in ("stablehlo", "npz")),
     "load.py",
     loader.ABOUT,
 )
@@ -65,7 +65,7 @@ class ExportReport:
 
 
 def stablehlo(
-    checkpoint: str | Path, output: str | Path, platforms: Sequence[str] = PLATFORMS, *, dtype: DType = "float32"
+    checkpoint: str | Path, output: str | Path, platforms: Sequence[str] = PLATFORMS, *, dtype: str = "float32"
 ) -> ExportReport:
     """Export a checkpoint as StableHLO programs, with their parameters and a loader.
 
@@ -73,7 +73,7 @@ def stablehlo(
         checkpoint: name or folder, as for `load_pretrained`.
         output: folder to write to. It must be new or empty, or contain an earlier export, which is replaced.
         platforms: platforms that the programs run on: cpu, cuda and tpu. This machine does not need to have them.
-        dtype: compute dtype of the programs.
+        dtype: compute dtype of the programs, float32 or bfloat16.
 
     Raises:
         ConfigError: A platform or the dtype is unknown.
@@ -85,7 +85,7 @@ def stablehlo(
     check_folder(Path(output))
     if dtype not in get_args(DType):
         raise ConfigError(f"no codec computes in {dtype!r}; give {' or '.join(get_args(DType))}", parameter="dtype")
-    model, variables = load_pretrained(checkpoint, dtype=dtype)
+    model, variables = load_pretrained(checkpoint, dtype=cast(DType, dtype))
     return write_programs(model, variables, output, platforms, checkpoint=str(checkpoint))
 
 
@@ -110,12 +110,12 @@ def write_programs(
     folder = Path(output)
     check_platforms(platforms)
     check_folder(folder)
-    params: dict[str, Any] = {name: parameters(variables, name) for name in PARTS}
-    programs = {name: program(model, name, params[name], platforms) for name in PARTS}
+    params: dict[str, Any] = {name: parameters(variables, name) for name in PROGRAM_PARTS}
+    programs = {name: program(model, name, params[name], platforms) for name in PROGRAM_PARTS}
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # files are renamed in reverse order, so that serving.json appears last
         parts = {name: stack.enter_context(written_whole(folder / name)) for name in reversed(FILES)}
-        for name in PARTS:
+        for name in PROGRAM_PARTS:
             parts[f"{name}.stablehlo"].write_bytes(programs[name].serialize())
             np.savez(parts[f"{name}.npz"], **params[name])
         parts["load.py"].write_bytes(Path(loader.__file__).read_bytes())
@@ -152,7 +152,7 @@ def check_folder(folder: Path) -> None:
 
 def parameters(variables: Variables, name: str) -> dict[str, np.ndarray]:
     """Parameters that `encode` or `decode` needs, by path."""
-    parts = {part: variables["params"][part] for part in PARTS[name]}
+    parts = {part: variables["params"][part] for part in PROGRAM_PARTS[name]}
     return {path: np.asarray(array) for path, array in flatten_dict(parts, sep="/").items()}
 
 

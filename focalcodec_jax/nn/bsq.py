@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from focalcodec_jax.nn.layers import frame_mask
+from focalcodec_jax.nn.layers import Lengths, frame_mask
 
 
 def _shifts(code_dim: int, ndim: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def normalize(x: Float[Array, "*batch bits"]) -> Float[Array, "*batch bits"]:
 
 def entropy_loss(
     lats: Float[Array, "batch tokens bits"],
-    lengths: Int[Array, " batch"] | None = None,
+    lengths: Lengths = None,
     *,
     inv_temperature: float = 100.0,
     diversity: float = 1.0,
@@ -96,7 +96,7 @@ def entropy_loss(
 
 def entropies(
     lats: Float[Array, "batch tokens bits"],
-    lengths: Int[Array, " batch"] | None = None,
+    lengths: Lengths = None,
     *,
     inv_temperature: float = 100.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -3,7 +3,7 @@
     sig ─ encoder ─ feats ─ compressor ─ lats ─ quantizer ─ toks | codes ─ decompressor ─ qfeats ─ decoder ─ sig
 
 `lengths` is given in the unit of the method's input: samples, frames or tokens. With `lengths`, the result of each item
-equals the result without padding, whatever values the padding holds.
+equals the result without padding, for any values in the padding.
 """
 
 from functools import partial
@@ -18,10 +18,9 @@ from focalcodec_jax.config import CodecConfig
 from focalcodec_jax.nn import bsq, lengths as count
 from focalcodec_jax.nn.decoder import Decoder
 from focalcodec_jax.nn.focal import Compressor, Decompressor
-from focalcodec_jax.nn.layers import zero_padding
+from focalcodec_jax.nn.layers import Lengths, zero_padding
 from focalcodec_jax.nn.wavlm import WavLM
 
-Lengths = Int[Array, " batch"] | None
 Sig = Float[Array, "batch samples"]
 Feats = Float[Array, "batch frames dim"]
 Lats = Float[Array, "batch tokens bits"]

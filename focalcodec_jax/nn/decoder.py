@@ -5,13 +5,22 @@ Vocos (Siuzdak, 2023) ends in an inverse STFT, WaveNeXt (Okamoto et al., 2023) i
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from focalcodec_jax.config import BackboneConfig, VocosConfig, WaveNeXtConfig
-from focalcodec_jax.nn.layers import Conv, Dtype, gelu, layer_norm, linear, pad_for_kernel, pad_frames, zero_padding
+from focalcodec_jax.nn.layers import (
+    Conv,
+    Dtype,
+    Lengths,
+    gelu,
+    layer_norm,
+    linear,
+    pad_for_kernel,
+    pad_frames,
+    zero_padding,
+)
 from focalcodec_jax.nn.spectral import inverse_frames, istft
 
-Lengths = Int[Array, " batch"] | None
 NORM_EPSILON = 1e-6
 MAX_MAGNITUDE = 100.0
 

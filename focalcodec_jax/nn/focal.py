@@ -6,7 +6,7 @@ a long window of the past in causal ones. Gates weight how much each level modul
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from focalcodec_jax.config import CompressorConfig, DecompressorConfig, FocalConfig
 from focalcodec_jax.nn import bsq
@@ -15,7 +15,8 @@ from focalcodec_jax.nn.layers import (
     Dtype,
     DynamicTanh,
     FeedForward,
-    Norm,
+    Layer,
+    Lengths,
     Snake,
     gelu,
     layer_norm,
@@ -28,10 +29,9 @@ from focalcodec_jax.nn.layers import (
 )
 from focalcodec_jax.nn.lengths import downscaled
 
-Lengths = Int[Array, " batch"] | None
 
-
-def norm(config: FocalConfig, dtype: Dtype, name: str) -> Norm:
+def norm(config: FocalConfig, dtype: Dtype, name: str) -> Layer:
+    """Normalization of a focal block: LayerNorm, or DynamicTanh in causal models."""
     return DynamicTanh(config.tanhscale_init, name=name) if config.causal else layer_norm(dtype, name)
 
 
@@ -97,7 +97,8 @@ class FocalBlock(nn.Module):
         x = self.residual("modulation", x, lambda y: modulation(y, lengths))
         return self.residual("feed_forward", x, feed_forward)
 
-    def residual(self, name: str, x: Array, branch: Norm) -> Array:
+    def residual(self, name: str, x: Array, branch: Layer) -> Array:
+        """Add a normalized branch to its input."""
         normalize = norm(self.config, self.dtype, f"{name}_norm")
         y = normalize(branch(x)) if self.config.use_post_norm else branch(normalize(x))
         if self.config.use_layerscale:
@@ -134,10 +135,10 @@ class UpScale(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames_out out"]:
-        return Spread(self.features, self.factor, self.dtype, name="upscale")(Snake(name="activation")(x))
+        return TransposedConv(self.features, self.factor, self.dtype, name="upscale")(Snake(name="activation")(x))
 
 
-class Spread(nn.Module):
+class TransposedConv(nn.Module):
     """Transposed convolution whose kernel size equals its stride `factor`, computed as a matrix product."""
 
     features: int

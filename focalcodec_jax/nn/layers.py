@@ -14,6 +14,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 Dtype = DTypeLike
+Lengths = Int[Array, " batch"] | None
+"""Number of real steps of each item of a batch; None if no item is padded."""
+Layer = Callable[[Array], Array]
 
 
 def gelu(x: Array) -> Array:
@@ -35,7 +38,7 @@ def frame_mask(lengths: Int[Array, " batch"], num_frames: int) -> Bool[Array, "b
     return jnp.arange(num_frames)[None] < lengths[:, None]
 
 
-def zero_padding(x: Float[Array, "batch frames dim"], lengths: Int[Array, " batch"] | None) -> Array:
+def zero_padding(x: Float[Array, "batch frames dim"], lengths: Lengths) -> Array:
     """Set the frames past each item's length to zero, so that operations across time ignore their values."""
     if lengths is None:
         return x
@@ -59,7 +62,7 @@ def repeat_first(x: Float[Array, "batch frames dim"], left: int) -> Float[Array,
 
 
 def pad_for_kernel(
-    x: Float[Array, "batch frames dim"], kernel_size: int, causal: bool, lengths: Int[Array, " batch"] | None
+    x: Float[Array, "batch frames dim"], kernel_size: int, causal: bool, lengths: Lengths
 ) -> Float[Array, "batch padded dim"]:
     """Pad so that a convolution keeps the number of frames and does not depend on values past an item's end."""
     if causal:  # depends on past frames only, so the padding after an item's end cannot reach it
@@ -170,6 +173,7 @@ class Conv(nn.Module):
 
 
 def linear(features: int, dtype: Dtype, name: str) -> nn.Dense:
+    """Linear layer with the precision of `dtype`."""
     return nn.Dense(features, dtype=dtype, precision=precision(dtype), name=name)
 
 
@@ -209,6 +213,3 @@ class DynamicTanh(nn.Module):
     def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames dim"]:
         alpha = self.param("alpha", nn.initializers.constant(self.init_value), (1,), jnp.float32)
         return jnp.tanh(alpha[None, None] * x.astype(jnp.float32)).astype(x.dtype)
-
-
-Norm = Callable[[Array], Array]

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from focalcodec_jax.nn.layers import frame_mask
+from focalcodec_jax.nn.layers import Lengths, frame_mask
 
 
 def hann_window(n_fft: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def inverse_frames(
 
 
 def istft(
-    frames: Float[Array, "batch frames n_fft"], hop_length: int, lengths: Int[Array, " batch"] | None = None
+    frames: Float[Array, "batch frames n_fft"], hop_length: int, lengths: Lengths = None
 ) -> Float[Array, "batch samples"]:
     """Inverse STFT: overlap-add the windowed frames, and divide by the overlap-added squared window.
 
@@ -81,7 +81,7 @@ def istft(
     signal = overlap_add(jnp.where(real, frames, 0) * window, hop_length)
     envelope = overlap_add(real.astype(jnp.float32) * window**2, hop_length)
     cut = (n_fft - hop_length) // 2
-    kept = slice(cut, cut + num_frames * hop_length)
-    signal, envelope = signal[:, kept], envelope[:, kept]
+    inner = slice(cut, cut + num_frames * hop_length)
+    signal, envelope = signal[:, inner], envelope[:, inner]
     covered = frame_mask(lengths * hop_length, num_frames * hop_length) & (envelope > 1e-11)
     return jnp.where(covered, signal / jnp.where(covered, envelope, 1), 0)

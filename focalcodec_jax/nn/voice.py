@@ -1,9 +1,10 @@
 """Voice conversion by nearest neighbours (Baas et al., "Voice conversion with just nearest neighbors", 2023)."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
+
+from focalcodec_jax.nn import bsq
 
 _BLOCK = 4096  # frames of the matching set compared at once, which bounds memory for any size of the set
 
@@ -31,10 +32,10 @@ def nearest(
     points = matching_set.shape[0]
     if real is None:
         real = jnp.ones(points, bool)
-    query = _unit(qfeats.reshape(-1, qfeats.shape[-1]))
+    query = bsq.normalize(qfeats.reshape(-1, qfeats.shape[-1]))
     block = min(_BLOCK, points)
     padding = -points % block
-    blocks = jnp.pad(_unit(matching_set), ((0, padding), (0, 0))).reshape(-1, block, query.shape[-1])
+    blocks = jnp.pad(bsq.normalize(matching_set), ((0, padding), (0, 0))).reshape(-1, block, query.shape[-1])
     real_blocks = jnp.pad(real, (0, padding)).reshape(-1, block)
 
     def merge(best, block_number):
@@ -49,8 +50,3 @@ def nearest(
     start = (jnp.full((query.shape[0], k), -jnp.inf), jnp.zeros((query.shape[0], k), jnp.int32))
     (_, indices), _ = lax.scan(merge, start, jnp.arange(blocks.shape[0]))
     return matching_set[indices].mean(axis=1).reshape(qfeats.shape)
-
-
-def _unit(x: Float[Array, "points dim"]) -> Float[Array, "points dim"]:
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-24))

@@ -10,13 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from focalcodec_jax.config import EncoderConfig
 from focalcodec_jax.nn.layers import (
     Conv,
     Dtype,
     FeedForward,
+    Lengths,
     frame_mask,
     gelu,
     layer_norm,
@@ -27,8 +28,6 @@ from focalcodec_jax.nn.layers import (
     zero_padding,
 )
 from focalcodec_jax.nn.lengths import conv_frames, encoder_frames
-
-Lengths = Int[Array, " batch"] | None
 
 
 class ConvLayer(nn.Module):
@@ -69,7 +68,7 @@ class FeatureExtractor(nn.Module):
 
 
 class PositionalEmbedding(nn.Module):
-    """Convolutional relative position embedding, a wide grouped convolution."""
+    """Relative position embedding by a wide grouped convolution."""
 
     config: EncoderConfig
     dtype: Dtype
