@@ -39,9 +39,7 @@ def needed(changed: Iterable[str] | None) -> list[str]:
     if changed is None:
         return list(DEPENDS_ON)
     changed = list(changed)
-    return [
-        check for check, files in DEPENDS_ON.items() if any(path.startswith((*ALWAYS, *files)) for path in changed)
-    ]
+    return [check for check, files in DEPENDS_ON.items() if any(path.startswith((*ALWAYS, *files)) for path in changed)]
 
 
 def git(repository: Path, *arguments: str) -> str | None:
