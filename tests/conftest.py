@@ -3,9 +3,11 @@
 import os
 import tempfile
 
-# Compiling takes most of the time of small tests, and half as long without optimisation. Tests that compare numbers with
-# the original's compile their programs with optimisation (support.golden.optimised). `XLA_FLAGS= pytest` optimises all.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+from support.compiling import UNOPTIMISED_FLAGS
+
+# Compiling takes most of the time of small tests. Tests that compare numbers with the original's compile their programs
+# with optimisation (support.golden.optimised). `XLA_FLAGS= pytest` optimises all programs.
+os.environ.setdefault("XLA_FLAGS", UNOPTIMISED_FLAGS)
 # Tests share compiled programs, also between the processes of xdist, which inherit this folder. CI sets a folder that
 # several runs of pytest share.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

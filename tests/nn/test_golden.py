@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support.golden import GOLDEN, OPTIMISED, Golden, load_golden, optimised, relative_error
+from support.compiling import OPTIMISED
+from support.golden import GOLDEN, Golden, load_golden, optimised, relative_error
 
 from focalcodec_jax.nn import bsq, voice
 

@@ -1,4 +1,4 @@
-"""The golden models, and what the original computed with them."""
+"""The golden models, and the values that the original computed with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from focalcodec_jax import FocalCodec, load_pretrained
+from support.compiling import OPTIMISED
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CODECS = sorted(path.parent.name for path in GOLDEN.glob("*/config.json") if not path.parent.name.startswith("wavlm"))
@@ -18,27 +19,23 @@ CODECS = sorted(path.parent.name for path in GOLDEN.glob("*/config.json") if not
 
 @dataclass(frozen=True)
 class Golden:
-    """A reference model and what the original computed with it, by input length."""
+    """A reference model, and the arrays that the original computed with it by input length."""
 
     name: str
     model: FocalCodec
     variables: Any
     cases: dict[int, dict[str, np.ndarray]]
     apply: Callable[..., np.ndarray]
-    """apply(method, x, lengths=None), jitted."""
-
-
-OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
-"""Compiler options that compile a program as users do, whatever XLA_FLAGS says. Both are XLA's defaults."""
+    """apply(method, x, lengths=None), jitted with the process's compiler flags."""
 
 
 def optimised(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` for a function whose results are compared with reference values."""
+    """`jax.jit` with the optimisations that users' programs have, whatever XLA_FLAGS says."""
     return jax.jit(function, compiler_options=OPTIMISED)
 
 
 def applied(model: FocalCodec, variables: Any) -> Callable[..., Any]:
-    """apply(method, x, lengths=None), jitted, arrays in and out."""
+    """A jitted apply(method, x, lengths=None) that takes and returns NumPy arrays."""
 
     def step(variables, method, x, lengths):
         args = (x,) if lengths is None else (x, lengths)
@@ -63,6 +60,6 @@ def load_golden(name: str) -> Golden:
 
 
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest difference over the largest value of the reference `b`."""
+    """Largest absolute difference, divided by the largest absolute value of the reference `b`."""
     assert a.shape == b.shape
     return float(np.abs(a - b).max() / np.abs(b).max())
