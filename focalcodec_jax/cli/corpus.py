@@ -27,7 +27,6 @@ from focalcodec_jax.errors import ConfigError
 from focalcodec_jax.recordings.readers import CONTEXT_SECONDS, WINDOW_SECONDS
 from focalcodec_jax.tokens.formats import FORMATS
 
-
 DEMO_NOTE = (
     "no --checkpoint given: using the demo codec in this package, a small model of low quality; for good quality, give "
     "--checkpoint lucadellalib/focalcodec_50hz"
