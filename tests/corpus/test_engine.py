@@ -10,7 +10,7 @@ from focalcodec_jax.errors import FocalCodecError
 
 
 def test_rare_lengths_do_not_wait_for_ever(codec: Codec):
-    """A bucket that does not fill up is sent after some batches of others."""
+    """A bucket that does not become full is sent after some batches of other buckets."""
     engine = Engine(codec, "sig_to_toks", codec.samples, 16_000, batch_seconds=0.32)
     lengths = [9000] + [5000] * (PATIENCE + 20)
     order = [key for key, _ in engine.run((n, np.zeros(length, np.float32)) for n, length in enumerate(lengths))]

@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "focalcodec_jax.cli", "tokenize"]
 
 
 def test_killed_at_any_moment(tmp_path: Path):
-    """Two processes share the work, one of them is killed −9 again and again; the union is the input, once each."""
+    """Two processes share the work, and one of them is killed several times. Each recording is in the result once."""
     inputs = recordings(tmp_path / "many", 250, (0.3, 0.5))
     arguments = [inputs, "--shard-hours", "0.001", "--batch-seconds", "0.5"]
     tokenize(*arguments, "-o", tmp_path / "whole")
@@ -105,7 +105,7 @@ def test_failed_recordings_are_tried_again_when_asked(folder: Path, tmp_path: Pa
 
 
 def test_trying_again_loses_nothing_that_was_read(folder: Path, tmp_path: Path):
-    """As when the recordings cannot be reached."""
+    """The recordings are temporarily unavailable."""
     (tmp_path / "in").mkdir()
     for name in ("u01.flac", "u07.flac"):
         os.link(folder / name, tmp_path / "in" / name)

@@ -20,7 +20,7 @@ from focalcodec_jax.tokens.formats.base import id_path
 
 
 def test_tokens_are_those_of_encode(codec: Codec, folder: Path, tmp_path: Path):
-    """Through worker processes, in batches, several shards, and once more one by one at the end."""
+    """Recordings are read in worker processes, batched, written to several shards, and checked at the end."""
     options = ("--workers", "2", "--check", "8", "--shard-hours", "0.001")
     printed = tokenize(folder, "-o", tmp_path / "out", *options)
     found = rows(tmp_path / "out")
@@ -101,7 +101,7 @@ def test_names_of_any_id_fit_a_file_system():
 
 
 def test_long_recordings_are_joined_from_windows(codec: Codec, tmp_path: Path):
-    """Each window's tokens are those that it alone has, and all of the recording has as many as the whole."""
+    """A window keeps the tokens of encoding it by itself, and the number of tokens is that of the whole recording."""
     sig = voiced(31.3, 0)
     soundfile.write(tmp_path / "long.flac", sig, 16_000)
     tokenize(tmp_path / "long.flac", "-o", tmp_path / "out", "--window", "12", "--context", "2")

@@ -23,7 +23,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_a_reader_that_dies_loses_only_its_recording(folder: Path):
-    """As a fault in an audio library would end it."""
+    """A segmentation fault in an audio library ends a worker in the same way."""
     good = [Recording(f"u{n}", f"{folder}/utterance-0{n}.flac") for n in (1, 2)]
     deadly = Deadly("deadly", "deadly.wav")
     jobs = [Job(index, recording) for index, recording in enumerate([good[0], deadly, good[1]])]
@@ -32,8 +32,8 @@ def test_a_reader_that_dies_loses_only_its_recording(folder: Path):
     assert "ended the process that read it" in str(pieces[1].problem)
 
 
-def test_readers_that_die_leave_nobody_behind(folder: Path):
-    """Of several, while others read windows of long recordings, and while nobody waits for them."""
+def test_readers_that_die_leave_no_processes(folder: Path):
+    """Workers die while others read windows, and while the main process is busy."""
     jobs = [Job(n, Recording(f"u{n}", f"{folder}/utterance-01.flac", samples=60 * 16_000)) for n in range(40)]
     for n in (3, 20):
         jobs[n] = Job(n, Deadly("deadly", "deadly.wav", samples=60 * 16_000))
@@ -54,7 +54,7 @@ def piece_count(path: Path) -> int:
 
 
 class Deadly(Recording):
-    """A recording that kills who reads it."""
+    """A recording that kills the process that reads it."""
 
     @property
     def source(self) -> str:

@@ -1,4 +1,4 @@
-"""Finding recordings: every kind of input, here and behind URLs, and what a listing alone shows to be wrong."""
+"""Find recordings in every kind of input, local and behind URLs, and report problems that a listing shows."""
 
 import errno
 import gzip
@@ -89,7 +89,7 @@ def test_parts_of_a_recording(folder: Path, tmp_path: Path):
 
 
 def test_parts_without_ids_and_odd_lengths(folder: Path, tmp_path: Path):
-    """As NeMo writes manifests."""
+    """NeMo writes such manifests."""
     rows = [{"audio_filepath": f"{folder}/utterance-03.flac", "offset": n / 10, "duration": 0.1} for n in range(3)]
     rows += [{"id": 0, "path": "a.wav", "duration": math.nan}, {"path": "b.wav", "offset": 0, "duration": math.inf}]
     found = list_recordings([lines(tmp_path / "list.jsonl", rows)])
@@ -190,7 +190,7 @@ def test_links_and_odd_names(folder: Path, tmp_path: Path):
     here = tmp_path / "here"
     here.mkdir()
     (here / "linked").symlink_to(folder)
-    (here / "again").symlink_to(here)  # a circle of folders
+    (here / "again").symlink_to(here)  # a cycle of folders
     (here / "circle.wav").symlink_to(here / "circle.wav")
     (here / "nowhere.wav").symlink_to(here / "missing.wav")
     (here / "folder.wav").mkdir()
@@ -233,7 +233,7 @@ def test_inputs_that_are_none(path: str, message: str, tmp_path: Path, monkeypat
 
 
 def test_a_part_is_read_at_any_rate(tmp_path: Path):
-    """A window by itself is what it is within the whole."""
+    """A window that is read by itself has the samples that it has in the whole recording."""
     time = np.arange(12 * 22_050) / 22_050
     soundfile.write(tmp_path / "long.wav", 0.5 * np.sin(2 * np.pi * (300 + 20 * time) * time), 22_050, subtype="FLOAT")
     recording = Recording("long", str(tmp_path / "long.wav"))

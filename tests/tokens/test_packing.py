@@ -1,4 +1,4 @@
-"""Token data sets as sequences of one length: every token once, in every format, resumable."""
+"""Token data sets as sequences of one length: every token occurs once, in every format, and iterators resume."""
 
 import io
 import itertools
@@ -21,14 +21,14 @@ END = 8192
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks and windows so small that the data sets here have several."""
+    """Make blocks and windows small, so that the data sets of these tests have several."""
     monkeypatch.setattr(packing, "MIXED_TOKENS", 100)
     for module, size in ((array_record, 200), (jsonl, 150), (npy, 150)):
         monkeypatch.setattr(module, "BLOCK_BYTES", size)
 
 
 def recordings(sequences: list[dict[str, np.ndarray]], offset: int = 0) -> list[list[int]]:
-    """What was packed, by the separators; only the end may be padded."""
+    """The recordings in packed sequences, split at the separators. Only the end may be padded."""
     used = np.concatenate([sequence["segment_ids"] > 0 for sequence in sequences])
     toks = np.concatenate([sequence["tokens"] for sequence in sequences])
     assert not toks[~used].any()
@@ -73,7 +73,7 @@ def test_segments_and_positions(tmp_path: Path):
 
 @pytest.mark.parametrize("seed", [None, 3])
 def test_resumes_anywhere(seed: int | None, tmp_path: Path):
-    """From its state kept as JSON, as grain's checkpoints keep it; also where a recording ends with a sequence."""
+    """Resume from a state in JSON, as in grain's checkpoints, also where a recording and a sequence end together."""
     data = packed_sequences(dataset(tmp_path, shards=SHARDS[:3]), 8, seed=seed, schedule=ReadSchedule(epochs=2))
     want = [sequence["tokens"].tolist() for sequence in data]
     iterator, states = iter(data), []

@@ -1,4 +1,4 @@
-"""Tokens as text and back, exactly."""
+"""Tokens as text and back, without loss."""
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_bad_tokens():
 @pytest.mark.live
 @pytest.mark.parametrize("style", STYLES)
 def test_tokenizers_take_them(style: str):
-    """The example of the module, with a tokenizer made here."""
+    """The example in the docstring of the module, with a new tokenizer."""
     transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
