@@ -1,13 +1,15 @@
-"""Speed and memory of tokenizing audio files, from disk to token files, next to the PyTorch original.
+"""Speed and memory of tokenizing audio files, from disk to token files, compared with the PyTorch original.
 
     python benchmarks/tokenize_corpus.py FOLDER
     python benchmarks/tokenize_corpus.py FOLDER --original PATH --original-python VENV/bin/python --json result.json
-    python benchmarks/tokenize_corpus.py FOLDER --copies 1 10 100 --preset demo         # does an hour cost the same?
+    python benchmarks/tokenize_corpus.py FOLDER --copies 1 10 100 --preset demo         # memory and speed by hours
 
-Ours is what `focalcodec-jax tokenize` does: reading in worker processes, batches by length, Parquet out; its programs
-are compiled before. The original reads the same files and writes JSONL, in the better of two loops: one file at
-a time, as its users do; and sorted by length, in padded batches (which changes its tokens, and is measured for its
-speed alone). Sides take turns as in `codec.py`; weights are random, but for `--preset demo`.
+Our side calls `focalcodec_jax.tokenize`, which reads in worker processes, batches by length and writes Parquet. A run
+includes loading the codec and its programs, which a run before has compiled and cached on disk.
+
+The original reads the same files and writes JSONL, and the faster of two loops counts. One loop takes one file at a
+time, as its users do. The other takes padded batches of files sorted by length, which changes its tokens, and is only
+measured for speed. Both sides take turns as in `codec.py`. Weights are random, except for `--preset demo`.
 """
 
 import argparse
@@ -30,20 +32,15 @@ Step = Callable[[], None]
 def jax_worker(
     preset: str, folders: list[str], dtype: str, batch_seconds: float | None, workers: int, config: dict | None
 ) -> tuple[dict, dict[str, Step]]:
-    """One timed run per number of copies of the folder; each reports to standard error how busy the devices were."""
+    """One timed run per folder. Each run prints to standard error how busy the devices were."""
     import jax
     import numpy as np
-    from rich.console import Console
 
-    from focalcodec_jax import Codec, save_pretrained
+    from focalcodec_jax import TokenizeOptions, save_pretrained, tokenize
     from focalcodec_jax.cli.options import keep_compiled
     from focalcodec_jax.config import CodecConfig
-    from focalcodec_jax.corpus.engine import Engine, Meter
-    from focalcodec_jax.corpus.tokenize import Plan, Task, Tokenizer
     from focalcodec_jax.nn.codec import FocalCodec
-    from focalcodec_jax.recordings.readers import Readers
-    from focalcodec_jax.recordings.sources import listed
-    from focalcodec_jax.recordings.windows import windows
+    from focalcodec_jax.pretrained import structure
 
     keep_compiled()
     scratch = tempfile.mkdtemp()
@@ -54,30 +51,25 @@ def jax_worker(
         rng = np.random.default_rng(0)
         shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1000), np.float32))
         save_pretrained(scratch, model, jax.tree.map(lambda x: 0.02 * rng.standard_normal(x.shape, np.float32), shapes))
-    codec = Codec.from_pretrained(checkpoint, dtype=dtype)
-    console = Console(file=sys.stderr, width=200)
-    windowed = windows(codec.config)
-    codec_config = codec.config
-
-    engine = Engine(codec, "sig_to_toks", codec.samples, windowed.samples, batch_seconds)  # keeps its programs
+    options = TokenizeOptions(checkpoint, workers=workers, batch_seconds=batch_seconds, dtype=dtype, check=0)
 
     def run(folder: str) -> None:
         output = tempfile.mkdtemp(dir=scratch)
-        plan = Plan(output, listed([folder]), Task(checkpoint, codec_config, windowed))
-        engine.meter = Meter()
-        tokenizer = Tokenizer(plan, engine, Readers(workers, windowed))
-        tokenizer.run(console)
-        tokenizer.report(console)
+        usage = tokenize(folder, output, options).usage
         shutil.rmtree(output)
+        print(usage, file=sys.stderr)
 
-    about = {"versions": f"jax {jax.__version__}, {jax.devices()[0].device_kind}", "config": codec_config.to_dict()}
+    about = {
+        "versions": f"jax {jax.__version__}, {jax.devices()[0].device_kind}",
+        "config": structure(checkpoint, dtype=dtype).to_dict(),
+    }
     return about, {folder: lambda folder=folder: run(folder) for folder in folders}
 
 
 def torch_worker(
     preset: str, folders: list[str], dtype: str, batch_seconds: float | None, workers: int, config: dict | None
 ) -> tuple[dict, dict[str, Step]]:
-    """As `jax_worker`, for the original on its default device and threads; steps end in the loop's name."""
+    """The same for the original, on its default device and threads. Steps are named FOLDER:FILES_PER_BATCH."""
     import soundfile
     import torch
     from focalcodec.codec import FocalCodec
@@ -104,7 +96,7 @@ def torch_worker(
 
 
 def measured(args: argparse.Namespace) -> list[dict]:
-    """One row for each number of copies."""
+    """Measure one row for each number of copies."""
     import soundfile
 
     files = sorted(args.folder.rglob("*.flac"))[: args.files]
@@ -130,7 +122,7 @@ def _copied(folder: Path, files: list[Path], count: int) -> str:
 
 
 def measure(sides: dict, folder: str, repeats: int) -> dict:
-    """Median seconds of each side, the original's better loop, and the ratio turn by turn."""
+    """Median seconds of each side, the faster loop of the original, and the median ratio over turns."""
     sides["ours"].ask(folder)  # compiles
     turns: dict[str, list[dict]] = {}
     names = {"ours": folder}
@@ -172,10 +164,10 @@ def report(preset: str, rows: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="FLAC files of 16 kHz, such as of LibriSpeech")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of FLAC files of 16 kHz, such as LibriSpeech")
     parser.add_argument("--preset", default="focalcodec_50hz")
-    parser.add_argument("--files", type=int, help="take only so many files")
-    parser.add_argument("--copies", type=int, nargs="+", default=[1], help="measure on the folder so many times over")
+    parser.add_argument("--files", type=int, help="maximum number of files")
+    parser.add_argument("--copies", type=int, nargs="+", default=[1], help="numbers of copies of the folder to measure")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch-seconds", type=float)
     parser.add_argument("--workers", type=int, default=os.cpu_count())

@@ -1,9 +1,9 @@
-"""How many tokens of a long recording change when it is encoded in windows, not whole.
+"""How many tokens of a long recording change when it is encoded in windows instead of whole.
 
     python benchmarks/windows.py FOLDER --checkpoint NAME_OR_FOLDER --minutes 1 5 10 --context 2 4 8
 
-The recording is the folder's files by name, end to end, again and again if need be. Encoding it whole takes memory that
-grows with the square of its length; here attention goes over blocks of queries, which gives the same sums.
+The recording is the concatenation of the files in the folder, repeated to the given length. The memory of attention
+grows with the square of the length. This script computes attention over blocks of queries, which gives the same sums.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.nn import lengths, wavlm
 from focalcodec_jax.nn.layers import linear, precision
 from focalcodec_jax.recordings import audio
-from focalcodec_jax.recordings.windows import windows
+from focalcodec_jax.recordings.readers import codec_windows
 
 BLOCK_FRAMES = 500
 
 
 class DistanceBias(wavlm.RelativeBias):
-    """The bias by distance, (heads, 2·frames − 1), not spread over the square."""
+    """The bias by distance, (heads, 2·frames − 1), instead of by pairs of frames."""
 
     @nn.compact
     def __call__(self, frames: int) -> jax.Array:
@@ -40,7 +40,7 @@ class DistanceBias(wavlm.RelativeBias):
 
 
 class BlockedAttention(wavlm.Attention):
-    """Attention over one block of queries after the other."""
+    """Attention that is computed for one block of queries at a time."""
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -78,14 +78,15 @@ def whole_tokens(codec: Codec, sig: np.ndarray) -> np.ndarray:
 
 
 def windowed_tokens(codec: Codec, sig: np.ndarray, seconds: int, context: int) -> tuple[np.ndarray, int, int]:
-    """Tokens, and the window and its context in seconds, rounded to the codec's grid."""
-    found = windows(codec.config, seconds, context)
-    count = found.count(len(sig) / SAMPLE_RATE_HZ)
-    first = [number * found.hop * SAMPLE_RATE_HZ for number in range(count)]
-    pieces = [sig[start : start + found.samples] if n < count - 1 else sig[start:] for n, start in enumerate(first)]
+    """Tokens of a recording in windows, and the window and context in seconds, rounded up to the grid of the codec."""
+    windows = codec_windows(codec.config, seconds, context)
+    count = windows.count(len(sig) / SAMPLE_RATE_HZ)
+    first = [number * windows.hop * SAMPLE_RATE_HZ for number in range(count)]
+    pieces = [sig[start : start + windows.samples] if n < count - 1 else sig[start:] for n, start in enumerate(first)]
     rate_hz = codec.config.token_rate_hz
     toks = [codec.encode(piece, SAMPLE_RATE_HZ)[0] for piece in pieces]
-    return np.concatenate([found.kept(t, n, count, rate_hz) for n, t in enumerate(toks)]), found.seconds, found.context
+    kept = [windows.kept(t, n, count, rate_hz) for n, t in enumerate(toks)]
+    return np.concatenate(kept), windows.seconds, windows.context
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The console on standard error, which commands print to."""
+"""The console that commands print to, on standard error."""
 
 from rich.console import Console
 
@@ -6,5 +6,5 @@ console = Console(stderr=True)
 
 
 def one_line(text: str) -> str:
-    """A text as one line, in which rich reads no markup."""
+    """Join a text to one line and escape it, so that rich does not interpret it as markup."""
     return " ".join(text.split()).replace("[", r"\[")

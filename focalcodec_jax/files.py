@@ -1,4 +1,4 @@
-"""Files and output folders, on this machine or at a URL, whose files appear whole or not at all."""
+"""Files and output folders, on local disks or at URLs. All writes are atomic: a file appears whole or not at all."""
 
 import errno
 import json
@@ -13,21 +13,23 @@ from typing import Any
 from focalcodec_jax.errors import ConfigError
 
 ASSETS = Path(__file__).parent / "assets"
-"""Folder of the files that ship in this package."""
+"""Folder of the data files in this package."""
 SAMPLE_RECORDING = ASSETS / "librivox_sense_and_sensibility.flac"
-"""Seven seconds of read speech in the public domain; see the README beside it."""
+"""Seven seconds of read speech in the public domain. The README in its folder names the source."""
 
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends well, and goes when it does not.
+    """Give a temporary path in the folder of `path`, and rename the file to `path` if the block succeeds.
+
+    If the block fails, the temporary file is removed and `path` is unchanged.
 
     Raises:
-        OSError: the folder does not exist or cannot be written, or the disk is full; `path` is then untouched.
+        OSError: the folder does not exist or cannot be written, or the disk is full.
     """
     path = Path(path)
-    # The suffix stays last: some writers choose the format by it, or add it where it is missing.
-    # Not by process number: on a shared disk, processes in containers have the same.
+    # The suffix comes last, because some writers select the format by it, or append it if it is missing.
+    # The name is random, because processes in different containers can have equal numbers.
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield part
@@ -37,25 +39,25 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_lines(path: str | Path, lines: Iterable[Mapping]) -> None:
-    """Write one JSON object a line; the file appears whole or not at all.
+    """Write a file with one JSON object per line.
 
     Raises:
-        OSError: as `written_whole`.
+        OSError: as in `written_whole`.
     """
     with written_whole(path) as part:
         part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a path is on an object store or elsewhere beyond this machine's file system."""
+    """Whether a path is a URL, such as one of an object store, instead of a local path."""
     return "://" in str(path)
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The file system of a URL (an fsspec one), and the path in it.
+    """The fsspec file system of a URL or path, and the path in that file system.
 
     Raises:
-        ConfigError: there is no such kind of URL, or a package for it is missing.
+        ConfigError: the URL is of an unknown kind, or needs a package that is not installed.
     """
     import fsspec
 
@@ -70,13 +72,13 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 class Folder:
-    """An output folder.
+    """An output folder, which is created if it does not exist.
 
     Args:
-        path: a path or a URL such as s3://bucket/tokens; made if it is not there.
+        path: a path, or a URL such as s3://bucket/tokens.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
 
     def __init__(self, path: str | Path):
@@ -86,7 +88,7 @@ class Folder:
             Path(path).mkdir(parents=True, exist_ok=True)
 
     def names(self, folder: str) -> set[str]:
-        """Names of the files in a folder of it."""
+        """Names of the files in a subfolder. Returns an empty set if the subfolder does not exist."""
         if self.remote:
             files, inside = filesystem(f"{self.path}/{folder}")
             files.invalidate_cache()
@@ -97,7 +99,7 @@ class Folder:
         return {path.name for path in here.iterdir()} if here.is_dir() else set()
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file; None where there is none."""
+        """Content of a file, or None if it does not exist."""
         try:
             if self.remote:
                 files, inside = filesystem(f"{self.path}/{name}")
@@ -108,10 +110,10 @@ class Folder:
 
     @contextmanager
     def written(self, name: str) -> Iterator[Path]:
-        """A path on this machine to write to; when the block ends well, the file is in the folder under its name.
+        """Give a local path to write to, and store the file under its name if the block succeeds.
 
         Raises:
-            OSError: it cannot be written, or the disk is full.
+            OSError: the file cannot be written, or the disk is full.
         """
         if not self.remote:
             path = Path(self.path, name)
@@ -124,11 +126,15 @@ class Folder:
             with as_os_error(part):
                 yield part
             files, inside = filesystem(f"{self.path}/{name}")
-            files.makedirs(inside.rsplit("/", 1)[0], exist_ok=True)  # of no effect where there are no folders
+            files.makedirs(inside.rsplit("/", 1)[0], exist_ok=True)  # object stores ignore this
             files.put_file(str(part), inside)
 
     def write(self, name: str, text: str) -> None:
-        """Write a text file, whole or not at all; raises as `written`."""
+        """Write a text file.
+
+        Raises:
+            OSError: as in `written`.
+        """
         with self.written(name) as part:
             part.write_text(text, encoding="utf-8")
 
@@ -141,7 +147,12 @@ class Folder:
             Path(self.path, name).unlink()
 
     def sweep(self, folder: str, stems: set[str]) -> None:
-        """Remove what killed processes left half-written of these files."""
+        """Remove temporary files of killed processes.
+
+        Args:
+            folder: the subfolder to clean.
+            stems: names of the files that were being written, without their suffixes.
+        """
         if self.remote:
             return
         for path in Path(self.path, folder).glob(".*.part*"):
@@ -151,7 +162,10 @@ class Folder:
 
 @contextmanager
 def as_os_error(path: Path) -> Iterator[None]:
-    """ArrayRecord says of a full disk what the system says, but as a RuntimeError; others leave out the file's name."""
+    """Convert the errors of writers to an OSError that names the file.
+
+    ArrayRecord reports a full disk as a RuntimeError, and other writers omit the name of the file.
+    """
     try:
         yield
     except RuntimeError as error:

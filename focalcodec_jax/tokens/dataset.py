@@ -67,8 +67,11 @@ class TokenDataset:
         """Read a block.
 
         Raises:
+            IndexError: there is no such block.
             TokenError: the shard is unreadable, or contains values that are not tokens of the codebook.
         """
+        if not 0 <= index < len(self):
+            raise IndexError(f"block {index} of {len(self)}")
         number = int(np.searchsorted(self.ends, index, side="right"))
         shard = self._shard(number)
         with reading(shard.path, self.format.name):

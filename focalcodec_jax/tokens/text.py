@@ -124,5 +124,5 @@ def text_to_tokens(text: str, codebook_size: int, style: str = "special", *, ski
         wrong = next(match for match in re.finditer(PATTERNS[style], text) if match[0] not in codes)
         own = list(codes)
         raise TokenError(
-            f"{wrong[0]!r} at character {wrong.start()} is outside this codebook, which is {own[0]!r} to {own[-1]!r}"
+            f"{wrong[0]!r} at character {wrong.start()} is outside this codebook, {own[0]!r} to {own[-1]!r}"
         ) from error

@@ -1,4 +1,4 @@
-"""Finding recordings: every kind of input, here and behind URLs, and what a listing alone shows to be wrong."""
+"""Find recordings in every kind of input, local and behind URLs, and report problems that a listing shows."""
 
 import errno
 import gzip
@@ -21,8 +21,7 @@ from focalcodec_jax.cli import app
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.recordings import audio
 from focalcodec_jax.recordings.recording import Recording, num_samples, read
-from focalcodec_jax.recordings.sources import SAMPLE, listed
-from focalcodec_jax.recordings.windows import Windows
+from focalcodec_jax.recordings.sources import SAMPLE_INPUT, list_recordings
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +39,13 @@ def lines(path: Path, rows: list[Any]) -> Path:
 
 
 def test_folders_files_globs_and_the_sample(folder: Path):
-    found = listed([folder])
+    found = list_recordings([folder])
     assert [r.id for r in found] == [f"utterance-{n:02d}" for n in range(4)]
     assert [r.size for r in found] == [(folder / f"{r.id}.flac").stat().st_size for r in found]
-    assert [r.path for r in listed([f"{folder}/*-0[12].flac"])] == [r.path for r in found[1:3]]
-    assert [r.id for r in listed([f"{folder.parent}/spe*"])] == [r.id for r in found]
-    assert listed([folder / "utterance-01.flac"])[0].path == found[1].path
-    assert [r.id for r in listed([SAMPLE])] == ["librivox_sense_and_sensibility"]
+    assert [r.path for r in list_recordings([f"{folder}/*-0[12].flac"])] == [r.path for r in found[1:3]]
+    assert [r.id for r in list_recordings([f"{folder.parent}/spe*"])] == [r.id for r in found]
+    assert list_recordings([folder / "utterance-01.flac"])[0].path == found[1].path
+    assert [r.id for r in list_recordings([SAMPLE_INPUT])] == ["librivox_sense_and_sensibility"]
     np.testing.assert_array_equal(read(found[2]), sig(folder, 2))
 
 
@@ -58,10 +57,10 @@ def test_urls(folder: Path, kind: str, tmp_path: Path):
         files.makedirs(f"{tmp_path}/there/voice", exist_ok=True)
         files.pipe_file(f"{tmp_path}/there/voice/{path.name}", path.read_bytes())
     files.pipe_file(f"{tmp_path}/there/list.csv", f"path\nvoice/utterance-03.flac\n{base}/voice/no.flac\n".encode())
-    found = listed([base])
+    found = list_recordings([base])
     assert [r.id for r in found] == [f"voice/utterance-{n:02d}" for n in range(4)]
-    assert [r.id for r in listed([f"{base}/voice/*01*"])] == [f"{base}/voice/utterance-01"]
-    rows = listed([f"{base}/list.csv"])
+    assert [r.id for r in list_recordings([f"{base}/voice/*01*"])] == [f"{base}/voice/utterance-01"]
+    rows = list_recordings([f"{base}/list.csv"])
     for recording in (found[3], rows[0]):
         np.testing.assert_array_equal(read(recording), sig(folder, 3))
     with pytest.raises(AudioError, match=r"no.flac does not exist"):
@@ -73,7 +72,7 @@ def test_manifests_keep_their_own_columns(folder: Path, tmp_path: Path):
     manifest = lines(tmp_path / "list.jsonl", rows)
     (tmp_path / "list.jsonl.gz").write_bytes(gzip.compress(manifest.read_bytes()))
     for name in ("list.jsonl", "list.jsonl.gz"):
-        assert [(r.id, r.columns) for r in listed([tmp_path / name])] == [
+        assert [(r.id, r.columns) for r in list_recordings([tmp_path / name])] == [
             ("r0", {"speaker": 0, "tags": ["a"]}),
             ("r1", {"speaker": 1, "tags": ["a"]}),
         ]
@@ -81,19 +80,19 @@ def test_manifests_keep_their_own_columns(folder: Path, tmp_path: Path):
 
 def test_parts_of_a_recording(folder: Path, tmp_path: Path):
     rows = [{"id": "part", "audio_filepath": f"{folder}/utterance-03.flac", "offset": 0.1, "duration": 0.25}]
-    (part,) = listed([lines(tmp_path / "list.jsonl", rows)])
+    (part,) = list_recordings([lines(tmp_path / "list.jsonl", rows)])
     np.testing.assert_array_equal(read(part), sig(folder, 3)[1600:5600])
     assert part.samples == 4000
     rows[0] |= {"duration": 60}
-    with pytest.raises(AudioError, match=r"lasts 0.6 s; there is no 0.1 s to 60.1 in it"):
-        read(listed([lines(tmp_path / "list.jsonl", rows)])[0])
+    with pytest.raises(AudioError, match=r"lasts 0.6 s, so it has no part from 0.1 s to 60.1"):
+        read(list_recordings([lines(tmp_path / "list.jsonl", rows)])[0])
 
 
 def test_parts_without_ids_and_odd_lengths(folder: Path, tmp_path: Path):
-    """As NeMo writes manifests."""
+    """NeMo writes such manifests."""
     rows = [{"audio_filepath": f"{folder}/utterance-03.flac", "offset": n / 10, "duration": 0.1} for n in range(3)]
     rows += [{"id": 0, "path": "a.wav", "duration": math.nan}, {"path": "b.wav", "offset": 0, "duration": math.inf}]
-    found = listed([lines(tmp_path / "list.jsonl", rows)])
+    found = list_recordings([lines(tmp_path / "list.jsonl", rows)])
     assert len({r.id for r in found}) == 5
     assert found[3].id == "0"
     assert found[3].estimated_seconds == 10
@@ -103,7 +102,7 @@ def test_parts_without_ids_and_odd_lengths(folder: Path, tmp_path: Path):
 def test_what_cannot_be_listed_is_named(folder: Path, tmp_path: Path, monkeypatch):
     (tmp_path / "list.csv").write_text('path,text\na.wav,"never closed\nb.wav,two\n')
     with pytest.raises(AudioError, match=r"list\.csv cannot be read past entry 0: unexpected end of data"):
-        listed([tmp_path / "list.csv"])
+        list_recordings([tmp_path / "list.csv"])
 
     (tmp_path / "in/closed").mkdir(parents=True)
     shutil.copy(folder / "utterance-00.flac", tmp_path / "in")
@@ -115,7 +114,7 @@ def test_what_cannot_be_listed_is_named(folder: Path, tmp_path: Path, monkeypatc
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    found = {r.id: r.problem for r in listed([tmp_path / "in"])}
+    found = {r.id: r.problem for r in list_recordings([tmp_path / "in"])}
     assert found.pop("utterance-00") is None
     assert "closed cannot be listed: Permission denied" in str(found.popitem()[1])
 
@@ -137,7 +136,7 @@ def test_lhotse(folder: Path, tmp_path: Path):
         cut | {"id": "fourth", "channel": 3},
         {"id": "bare", "type": "MonoCut"},
     ]
-    found = listed([lines(tmp_path / "cuts.jsonl", rows)])
+    found = list_recordings([lines(tmp_path / "cuts.jsonl", rows)])
     np.testing.assert_allclose(read(found[0]), 0, atol=1e-7)
     np.testing.assert_array_equal(read(found[1]), stereo[1600:3200, 1].astype(np.float32))
     assert found[1].columns == {"snr": 3, "text": "yes", "speaker": "a"}
@@ -154,7 +153,7 @@ def test_tars(folder: Path, tmp_path: Path):
         tmp_path / "shard-0.tar",
         {"a/0.flac": flac[0], "a/0.json": b'{"speaker": 7}', "a/0.txt": b"yes", "1.en.flac": flac[1]},
     )
-    first, second = listed([tmp_path])
+    first, second = list_recordings([tmp_path])
     assert (first.id, second.id) == (f"{tmp_path}/shard-0/a/0", f"{tmp_path}/shard-0/1.en")
     assert first.columns == {"speaker": 7, "text": "yes"}
     np.testing.assert_array_equal(read(second), sig(folder, 1))
@@ -163,13 +162,13 @@ def test_tars(folder: Path, tmp_path: Path):
     beside = tar(
         tmp_path / "beside/odd.tar", {"0.flac": flac[0], "0.txt": b"caf\xe9", "1.flac": flac[1], "1.txt": b"1"}
     )
-    found = listed([beside])
+    found = list_recordings([beside])
     assert [(r.problem is None, dict(r.columns)) for r in found] == [(False, {}), (True, {"text": "1"})]
     assert "0.txt is not readable" in str(found[0].problem)
 
     content = path.read_bytes()
     path.write_bytes(content[: content.index(flac[1]) + 100])
-    found = listed([path])
+    found = list_recordings([path])
     assert [r.problem is None for r in found] == [True, False]
     assert "not a whole tar" in str(found[1].problem)
 
@@ -177,13 +176,13 @@ def test_tars(folder: Path, tmp_path: Path):
 def test_shards(folder: Path, tmp_path: Path):
     done = CliRunner().invoke(app, ["prepare", str(folder), "-o", str(tmp_path / "shards"), "--workers", "1"])
     assert done.exit_code == 0, done.output
-    by_manifest = listed([tmp_path / "shards"])
-    by_file = listed([f"{tmp_path}/shards/*.array_record"])
+    by_manifest = list_recordings([tmp_path / "shards"])
+    by_file = list_recordings([f"{tmp_path}/shards/*.array_record"])
     assert [r.id for r in by_file] == [r.id for r in by_manifest] == [f"utterance-{n:02d}" for n in range(4)]
     for recording in (by_manifest[2], by_file[2]):
         np.testing.assert_array_equal(read(recording), sig(folder, 2))
     (tmp_path / "bad.array_record").write_bytes(b"no shard")
-    (bad,) = listed([tmp_path / "bad.array_record"])
+    (bad,) = list_recordings([tmp_path / "bad.array_record"])
     assert "not a whole ArrayRecord shard" in str(bad.problem)
 
 
@@ -191,14 +190,14 @@ def test_links_and_odd_names(folder: Path, tmp_path: Path):
     here = tmp_path / "here"
     here.mkdir()
     (here / "linked").symlink_to(folder)
-    (here / "again").symlink_to(here)  # a circle of folders
+    (here / "again").symlink_to(here)  # a cycle of folders
     (here / "circle.wav").symlink_to(here / "circle.wav")
     (here / "nowhere.wav").symlink_to(here / "missing.wav")
     (here / "folder.wav").mkdir()
     os.link(folder / "utterance-00.flac", os.fsencode(here) + b"/caf\xe9.flac")
     os.link(folder / "utterance-00.flac", here / "two.flac")
     soundfile.write(here / "two.wav", sig(folder, 1), 16_000)
-    found = {r.id: r for r in listed([here])}
+    found = {r.id: r for r in list_recordings([here])}
     assert found.keys() == {
         "circle", "nowhere", "folder", r"caf\xe9", "two.flac", "two.wav",
         *(f"linked/utterance-{n:02d}" for n in range(4)),
@@ -211,7 +210,7 @@ def test_links_and_odd_names(folder: Path, tmp_path: Path):
 
 
 def test_what_is_given_twice_is_named(folder: Path):
-    found = listed([folder, folder / "utterance-00.flac", folder])
+    found = list_recordings([folder, folder / "utterance-00.flac", folder])
     assert [r.problem is None for r in found] == [True] * 5 + [False] * 4
     assert "two recordings have the id 'utterance-00'" in str(found[5].problem)
 
@@ -230,23 +229,11 @@ def test_inputs_that_are_none(path: str, message: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=message):
-        listed([path])
-
-
-def test_windows_cover_a_recording_once():
-    windows = Windows(60, 4)
-    for seconds in (1, 60, 60.5, 61, 112, 112.5, 7200.25):
-        count = windows.count(seconds)
-        values = np.arange(int(seconds * 50))
-        pieces = [
-            windows.kept(values[n * windows.hop * 50 :][: windows.seconds * 50], n, count, 50) for n in range(count)
-        ]
-        np.testing.assert_array_equal(np.concatenate(pieces), values)
-    assert windows.count(60) == 1 < windows.count(60.1)
+        list_recordings([path])
 
 
 def test_a_part_is_read_at_any_rate(tmp_path: Path):
-    """A window by itself is what it is within the whole."""
+    """A window that is read by itself has the samples that it has in the whole recording."""
     time = np.arange(12 * 22_050) / 22_050
     soundfile.write(tmp_path / "long.wav", 0.5 * np.sin(2 * np.pi * (300 + 20 * time) * time), 22_050, subtype="FLOAT")
     recording = Recording("long", str(tmp_path / "long.wav"))

@@ -1,4 +1,4 @@
-"""Archives made for tests."""
+"""Archives for tests."""
 
 import io
 import tarfile
@@ -6,6 +6,7 @@ from pathlib import Path
 
 
 def tar(path: Path, members: dict[str, bytes]) -> Path:
+    """Write a tar of members with the given content."""
     path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members.items():

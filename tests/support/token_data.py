@@ -1,4 +1,4 @@
-"""Token data sets as `tokenize` leaves them, made by hand."""
+"""Token data sets like those of `tokenize`, written independently of it."""
 
 import io
 import json
@@ -44,7 +44,7 @@ WRITERS: dict[str, Callable[[int, list[np.ndarray]], Files]] = {"parquet": parqu
 
 
 def dataset(folder: str | Path, format: str = "parquet", shards: list[list[np.ndarray]] = SHARDS) -> str:
-    """A data set as `tokenize` leaves it."""
+    """Write a finished data set to a path or URL, and return the path."""
     info = {"format": format, "codebook_size": 8192, "token_rate_hz": 50.0, "shards": len(shards)}
     info["tokens"] = sum(len(row) for rows in shards for row in rows)
     files = {"dataset_info.json": json.dumps(info).encode()}

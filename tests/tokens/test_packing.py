@@ -1,4 +1,4 @@
-"""Token data sets as sequences of one length: every token once, in every format, resumable."""
+"""Token data sets as sequences of one length: every token occurs once, in every format, and iterators resume."""
 
 import io
 import itertools
@@ -11,22 +11,24 @@ import pytest
 from support.token_data import ROWS, SHARDS, dataset
 
 from focalcodec_jax.errors import ConfigError, TokenError
-from focalcodec_jax.tokens import dataset as blocks, packing
-from focalcodec_jax.tokens.formats import Format
-from focalcodec_jax.tokens.packing import packed_sequences
+from focalcodec_jax.tokens import packing
+from focalcodec_jax.tokens.formats import FORMATS, array_record, jsonl, npy
+from focalcodec_jax.tokens.formats.base import lines_within
+from focalcodec_jax.tokens.packing import ReadSchedule, packed_sequences
 
 END = 8192
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks and windows so small that the data sets here have several."""
+    """Make blocks and windows small, so that the data sets of these tests have several."""
     monkeypatch.setattr(packing, "MIXED_TOKENS", 100)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", {Format.array_record: 200, Format.jsonl: 150, Format.npy: 150})
+    for module, size in ((array_record, 200), (jsonl, 150), (npy, 150)):
+        monkeypatch.setattr(module, "BLOCK_BYTES", size)
 
 
 def recordings(sequences: list[dict[str, np.ndarray]], offset: int = 0) -> list[list[int]]:
-    """What was packed, by the separators; only the end may be padded."""
+    """The recordings in packed sequences, split at the separators. Only the end may be padded."""
     used = np.concatenate([sequence["segment_ids"] > 0 for sequence in sequences])
     toks = np.concatenate([sequence["tokens"] for sequence in sequences])
     assert not toks[~used].any()
@@ -35,7 +37,7 @@ def recordings(sequences: list[dict[str, np.ndarray]], offset: int = 0) -> list[
     return [(row[row != END] - offset).tolist() for row in np.split(toks[used], ends + 1)[:-1]]
 
 
-@pytest.mark.parametrize("format", list(Format))
+@pytest.mark.parametrize("format", FORMATS)
 def test_every_token_comes_once(format: str, tmp_path: Path):
     folder = dataset(tmp_path, format)
     kept = list(packed_sequences(folder, 16, separator=END))
@@ -71,8 +73,8 @@ def test_segments_and_positions(tmp_path: Path):
 
 @pytest.mark.parametrize("seed", [None, 3])
 def test_resumes_anywhere(seed: int | None, tmp_path: Path):
-    """From its state kept as JSON, as grain's checkpoints keep it; also where a recording ends with a sequence."""
-    data = packed_sequences(dataset(tmp_path, shards=SHARDS[:3]), 8, seed=seed, epochs=2)
+    """Resume from a state in JSON, as in grain's checkpoints, also where a recording and a sequence end together."""
+    data = packed_sequences(dataset(tmp_path, shards=SHARDS[:3]), 8, seed=seed, schedule=ReadSchedule(epochs=2))
     want = [sequence["tokens"].tolist() for sequence in data]
     iterator, states = iter(data), []
     for _ in want:
@@ -92,7 +94,7 @@ def test_processes_share_without_loss(format: str, tmp_path: Path):
     folder = dataset(tmp_path, format)
     found = []
     for index in range(3):
-        share = packed_sequences(folder, 16, separator=END, seed=1, process_index=index, process_count=3)
+        share = packed_sequences(folder, 16, separator=END, seed=1, schedule=ReadSchedule(1, index, 3))
         found += recordings(list(share))
     assert sorted(found) == sorted(ROWS)
 
@@ -106,12 +108,13 @@ def test_seeds_and_epochs(tmp_path: Path):
     once = order(seed=0)
     assert once == order(seed=0)
     assert once != order(seed=1)
-    twice = order(seed=0, epochs=2)
+    twice = order(seed=0, schedule=ReadSchedule(epochs=2))
     assert twice[: len(ROWS)] == once
     assert twice[len(ROWS) :] != once
     assert sorted(twice) == sorted(2 * ROWS)
-    assert order(epochs=2) == 2 * ROWS
-    assert sum(1 for _ in zip(packed_sequences(folder, 16, epochs=None), range(200), strict=False)) == 200
+    assert order(schedule=ReadSchedule(epochs=2)) == 2 * ROWS
+    forever = packed_sequences(folder, 16, schedule=ReadSchedule(epochs=None))
+    assert sum(1 for _ in zip(forever, range(200), strict=False)) == 200
 
 
 def test_batches(tmp_path: Path):
@@ -123,7 +126,7 @@ def test_batches(tmp_path: Path):
 def test_each_line_is_in_one_block(size: int):
     text = b"a\n\nbcdef\ng\nhi"
     found = [
-        line for first in range(0, len(text), size) for line in blocks._lines(io.BytesIO(text), first, first + size)
+        line for first in range(0, len(text), size) for line in lines_within(io.BytesIO(text), first, first + size)
     ]
     assert found == text.splitlines(keepends=True)
 
@@ -131,7 +134,9 @@ def test_each_line_is_in_one_block(size: int):
 def test_folders_that_are_no_data_sets(tmp_path: Path):
     with pytest.raises(TokenError, match="nothing does not exist; give the folder"):
         packed_sequences(tmp_path / "nothing", 16)
-    with pytest.raises(TokenError, match=r"is not a finished token data set; .*dataset_info.json, which comes last"):
+    with pytest.raises(
+        TokenError, match=r"is not a finished token data set; .*dataset_info.json, which tokenize writes last"
+    ):
         packed_sequences(tmp_path, 16)
     (tmp_path / "file").touch()
     with pytest.raises(TokenError, match="is not a finished token data set"):
@@ -141,8 +146,8 @@ def test_folders_that_are_no_data_sets(tmp_path: Path):
     info = tmp_path / "dataset_info.json"
     for content, match in {
         "{": "is not JSON",
-        "[]": "not that of a token data set",
-        '{"format": "zarr", "codebook_size": 8192, "shards": 1, "tokens": 9}': "'zarr' is not.* format one of parquet",
+        "[]": "does not describe a token data set",
+        '{"format": "zarr", "codebook_size": 8192, "shards": 1, "tokens": 9}': "'zarr' is not a format of tokens",
         '{"format": "jsonl", "codebook_size": 8192, "tokens": 9}': "KeyError: 'shards'",
         '{"format": "jsonl", "codebook_size": 8192, "shards": 1, "tokens": 0}': "holds no tokens",
     }.items():
@@ -154,20 +159,20 @@ def test_folders_that_are_no_data_sets(tmp_path: Path):
 def test_array_record_at_a_url_is_refused():
     info = {"format": "array_record", "codebook_size": 8192, "shards": 1, "tokens": 9}
     fsspec.filesystem("memory").pipe_file("/packing/array_record/dataset_info.json", json.dumps(info).encode())
-    with pytest.raises(TokenError, match="which are read from a disk here"):
+    with pytest.raises(TokenError, match="which can only be read from a local disk"):
         packed_sequences("memory://packing/array_record", 16)
 
 
 @pytest.mark.parametrize(
     ("format", "damage"),
     [
-        *itertools.product(Format, ["missing", "truncated", "foreign"]),
+        *itertools.product(FORMATS, ["missing", "truncated", "foreign"]),
         # an empty file of lines is a shard in which no recording could be read
-        (Format.parquet, "empty"),
-        (Format.array_record, "empty"),
+        ("parquet", "empty"),
+        ("array_record", "empty"),
     ],
 )
-def test_damaged_shards_are_named(format: Format, damage: str, tmp_path: Path):
+def test_damaged_shards_are_named(format: str, damage: str, tmp_path: Path):
     folder = dataset(tmp_path, format)
     shard = next(tmp_path.glob("data/tokens-00002.*"))
     content = shard.read_bytes()
@@ -196,13 +201,13 @@ def test_tokens_that_are_none(tmp_path: Path):
     [
         ({"length": 0}, "at least one token, not 0"),
         ({"offset": -1}, "offset -1 makes tokens -1 to 8190"),
-        ({"offset": 2**31 - 8191}, "lie between 0 and 2147483647"),
+        ({"offset": 2**31 - 8191}, "must be between 0 and 2147483647"),
         ({"separator": 8191}, "separator 8191 is not an int32, or one of the speech tokens, 0 to 8191"),
         ({"separator": 600, "offset": 500}, "one of the speech tokens, 500 to 8691"),
         ({"separator": -1}, "separator -1 is not an int32"),
         ({"separator": 2**31}, "separator 2147483648 is not an int32"),
-        ({"process_index": 2, "process_count": 2}, "process 2 of 2"),
-        ({"process_count": 100}, "blocks, too few for 100 processes"),
+        ({"schedule": ReadSchedule(process_index=2, process_count=2)}, "no process 2 of 2"),
+        ({"schedule": ReadSchedule(process_count=100)}, "blocks, too few for 100 processes"),
     ],
 )
 def test_arguments_that_do_not_fit(options: dict, match: str, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Tokens as text and back, exactly."""
+"""Tokens as text and back, without loss."""
 
 import numpy as np
 import pytest
@@ -80,18 +80,18 @@ def test_bad_tokens():
         tokens_to_text(np.array([0.5]), 8192)
     with pytest.raises(TokenError, match=r"not int64 of shape \(1, 2\)"):
         tokens_to_text(np.array([[0, 1]]), 8192)
-    with pytest.raises(TokenError, match="no style 'words' of speech tokens: special or private"):
+    with pytest.raises(TokenError, match="'words' is not a style of speech tokens; styles are special and private"):
         special_tokens(8192, "words")
     with pytest.raises(TokenError, match="exceeds the 131068 private characters"):
         special_tokens(131069, "private")
-    with pytest.raises(TokenError, match="codebook of 0 codes"):
+    with pytest.raises(TokenError, match="a codebook has at least one code, not 0"):
         special_tokens(0)
 
 
 @pytest.mark.live
 @pytest.mark.parametrize("style", STYLES)
 def test_tokenizers_take_them(style: str):
-    """The example of the module, with a tokenizer made here."""
+    """The example in the docstring of the module, with a new tokenizer."""
     transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
