@@ -204,7 +204,7 @@ def write_shards(shards: Sequence[AudioShard], workers: int, done: Callable[[Aud
 
 
 def write(shard: AudioShard) -> float:
-    """Write one shard and its listing; returns its seconds of audio. Unreadable recordings are listed with the error."""
+    """Write one shard and its listing, in which unreadable recordings have an error; returns its seconds of audio."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     lines, record = [], 0
