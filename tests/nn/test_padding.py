@@ -12,7 +12,7 @@ from focalcodec_jax.nn import lengths as count
 
 SAMPLES = (1, 1001, 12345)
 ARCHITECTURES = [name for name in CODECS if not name.startswith("legacy") and name != "causal_4k_wavenext"]
-"""Golden models with different structures. The others repeat one of these in another key layout or with other weights."""
+"""Golden models with different structures. The others repeat one of these with another key layout or other weights."""
 
 
 @pytest.fixture(scope="module")
