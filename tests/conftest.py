@@ -29,6 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("large") is None)
 
 
-@pytest.fixture(params=CODECS)
+@pytest.fixture(scope="module", params=CODECS)  # the scope puts the tests of one codec next to each other
 def golden(request) -> Golden:
     return load_golden(request.param)

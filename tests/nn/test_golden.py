@@ -1,4 +1,4 @@
-"""Every stage equals the PyTorch original's, given the original's input and end to end.
+"""Every stage agrees with the PyTorch original, both on the original's input and end to end.
 
 Each reference case is one program, compiled with the optimisations that users' programs have.
 """
@@ -81,7 +81,7 @@ def test_end_to_end(golden: Golden):
         out = stages(golden.name, length)
         assert relative_error(out["lats"][1:], case["lats"]) <= WHOLE
         sure = (np.abs(case["lats"]) > NEAR_ZERO).all(axis=-1)
-        assert sure.all(), f"{golden.name} {length}: the golden files hold no latent this close to zero"
+        assert sure.all(), f"{golden.name} {length}: golden files must not hold a latent so close to zero"
         np.testing.assert_array_equal(out["toks"][1:], case["toks"])
         assert np.abs(out["sig"][1:2] - case["sig_out"]).max() <= AUDIO
 
@@ -96,7 +96,7 @@ def test_voice_conversion(golden: Golden):
 @pytest.mark.parametrize(("whole", "steps"), STAGES, ids=[whole for whole, _ in STAGES])
 @pytest.mark.parametrize("name", ["offline_12_5hz", "causal_ragged"])
 def test_compositions_trace_to_their_steps(name: str, whole: str, steps: list[str]):
-    """The end-to-end test above runs the steps one after another; the model's compositions are the same programs."""
+    """The end-to-end test runs the steps one after another. The model's compositions trace to the same program."""
     model, variables = load_golden(name).model, load_golden(name).variables
 
     def in_steps(variables, x):
@@ -136,7 +136,7 @@ def test_whole_codec_keeps_the_duration():
 
 @pytest.mark.parametrize("samples", [1, 2, 79, 80, 399, 400, 401])
 def test_shortest_inputs(samples: int):
-    """One sample is one frame is one token."""
+    """Even a single sample gives one frame and one token."""
     rng = np.random.default_rng(samples)
     sig = rng.normal(size=(1, samples)).astype(np.float32)
     for name in ("offline_12_5hz", "causal_2k_vocos"):

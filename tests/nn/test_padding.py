@@ -12,7 +12,7 @@ from focalcodec_jax.nn import lengths as count
 
 SAMPLES = (1, 1001, 12345)
 ARCHITECTURES = [name for name in CODECS if not name.startswith("legacy") and name != "causal_4k_wavenext"]
-"""Golden models whose structure differs; the others repeat one of these in another key layout or with other weights."""
+"""Golden models with different structures. The others repeat one of these with another key layout or other weights."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_encode_and_decode(name: str, rng):
         np.testing.assert_array_equal(row[: len(item)], item)
     for row, item in zip(np.asarray(sound), decoded, strict=True):
         np.testing.assert_allclose(row[: len(item)], item, atol=1e-5)
-        assert not row[len(item) :].any(), "past an item's end there is silence"
+        assert not row[len(item) :].any(), "audio after an item's end must be silent"
 
 
 def own_roundtrip(apply, variables, sig):

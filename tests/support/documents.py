@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 INSTALLS = ("python3 -m venv", ". .venv", "pip install", "pytest")
-"""Steps that the tests themselves needed before they could run."""
+"""Beginnings of installation steps, which are done before any test runs."""
 SHELL_CHARACTERS = set("|><;*$`")
 
 

@@ -30,7 +30,7 @@ class Golden:
 
 
 def optimised(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` with the optimisations that users' programs have, whatever XLA_FLAGS says."""
+    """`jax.jit` with XLA's default optimisations, which prevail over XLA_FLAGS."""
     return jax.jit(function, compiler_options=OPTIMISED)
 
 
