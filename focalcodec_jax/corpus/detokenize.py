@@ -72,24 +72,24 @@ def detokenize(
     """
     options, progress = options or DetokenizeOptions(), progress or events.ignore
     audio.check_name(Path(f"a{options.suffix}"))
-    tokens = TokenDataset(dataset)
-    checkpoint = options.checkpoint or str(tokens.info["checkpoint"])
+    data = TokenDataset(dataset)
+    checkpoint = options.checkpoint or str(data.info["checkpoint"])
     config = structure(checkpoint)
-    if config.quantizer.codebook_size != tokens.codebook_size:
+    if config.quantizer.codebook_size != data.codebook_size:
         raise CheckpointError(
             f"{checkpoint} has a codebook of {config.quantizer.codebook_size} codes, but the tokens have one of "
-            f"{tokens.codebook_size}"
+            f"{data.codebook_size}"
         )
     folder = Folder(output)
     compared = {
-        "data set": tokens.digest,
+        "data set": data.digest,
         "checkpoint": weights_hash(checkpoint_folder(checkpoint)),
         "suffix": options.suffix,
     }
     journal = Journal(folder, compared, {}, digits=6)
     done = journal.done()
     index, count = options.process
-    todo = [block for block in range(index, len(tokens), count) if block not in done]
+    todo = [block for block in range(index, len(data), count) if block not in done]
     seconds, usage = 0.0, None
     if todo:
         progress(events.CodecLoading(checkpoint))
@@ -98,10 +98,10 @@ def detokenize(
         longest = round(windows.seconds * config.token_rate_hz)
         engine = Engine(codec, "toks_to_sig", codec.tokens, longest, options.batch_seconds)
         audio_folder = AudioFolder(folder, journal, options.suffix, codec.sample_rate_hz)
-        detokenizer = Detokenizer(tokens, audio_folder, engine, windows, progress)
+        detokenizer = Detokenizer(data, audio_folder, engine, windows, progress)
         detokenizer.run(todo, max(1, options.workers))
         seconds, usage = detokenizer.seconds, engine.usage()
-    return _conclude(journal, len(tokens), seconds, usage)
+    return _conclude(journal, len(data), seconds, usage)
 
 
 def _conclude(journal: Journal, blocks: int, seconds: float, usage: events.DeviceUsage | None) -> DetokenizeReport:
@@ -113,7 +113,7 @@ def _conclude(journal: Journal, blocks: int, seconds: float, usage: events.Devic
     return DetokenizeReport(journal.folder.path, seconds, usage, blocks, blocks - len(done), len(failures))
 
 
-class WindowKey(NamedTuple):
+class TokenWindow(NamedTuple):
     """Identifies a window of a token sequence in the engine."""
 
     block: int
@@ -176,7 +176,7 @@ class AudioFolder:
 
 @dataclass
 class OpenBlock:
-    """A block of which some audio is not written yet."""
+    """A block with audio that is not written yet."""
 
     missing: int = 0
     """Number of windows that are not written."""
@@ -192,13 +192,13 @@ class Detokenizer:
 
     def __init__(
         self,
-        tokens: TokenDataset,
+        data: TokenDataset,
         output: AudioFolder,
         engine: Engine,
         windows: Windows,
         progress: ProgressCallback,
     ):
-        self.tokens, self.output, self.engine = tokens, output, engine
+        self.data, self.output, self.engine = data, output, engine
         self.windows, self.progress = windows, progress
         self.config = engine.codec.config
         self.seconds = 0.0
@@ -216,7 +216,7 @@ class Detokenizer:
             TokenError: a shard cannot be read.
             OSError: a file cannot be written.
         """
-        self.progress(events.ProcessingStarted(self.tokens.mean_tokens * len(todo) / self.config.token_rate_hz))
+        self.progress(events.ProcessingStarted(self.data.mean_tokens * len(todo) / self.config.token_rate_hz))
         writing: deque[tuple[int, Future]] = deque()
         with ThreadPoolExecutor(workers) as pool:
             for key, row in self.engine.run(self._items(todo)):
@@ -231,7 +231,7 @@ class Detokenizer:
         for block in todo:
             self.blocks[block] = opened = OpenBlock()
             items: list[Item] = []
-            for place, (id_, toks) in enumerate(self.tokens[block]):
+            for place, (id_, toks) in enumerate(self.data[block]):
                 if not toks.size:
                     opened.failures.append({"id": id_, "reason": "it has no tokens"})
                     self.progress(events.RecordingFailed(f"{id_} has no tokens"))
@@ -242,17 +242,17 @@ class Detokenizer:
                     first = round(number * self.windows.hop * rate_hz)
                     last = first + round(self.windows.seconds * rate_hz) if number < count - 1 else len(toks)
                     window = toks[first:last].astype(np.int32)
-                    items.append((WindowKey(block, place, number, count, len(window)), window))
+                    items.append((TokenWindow(block, place, number, count, len(window)), window))
             opened.missing = len(items)
             if not items:
                 self._finish(block)
             yield from items
 
-    def _kept(self, key: WindowKey, row: np.ndarray) -> np.ndarray:
+    def _kept(self, key: TokenWindow, row: np.ndarray) -> np.ndarray:
         sig = row[: lengths.tokens_to_samples(self.config, key.tokens)]
         return self.windows.kept(sig, key.number, key.count, self.config.sample_rate_out_hz)
 
-    def _write(self, key: WindowKey, sig: np.ndarray) -> float:
+    def _write(self, key: TokenWindow, sig: np.ndarray) -> float:
         self.files[key.block, key.place].add(key.number, sig)
         return len(sig) / self.config.sample_rate_out_hz
 

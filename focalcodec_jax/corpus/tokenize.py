@@ -198,7 +198,7 @@ class DatasetPlan:
         )
 
 
-class WindowKey(NamedTuple):
+class AudioWindow(NamedTuple):
     """Identifies a window of a recording in the engine."""
 
     index: int
@@ -228,7 +228,7 @@ class OpenShard:
 
 @dataclass
 class OpenRecording:
-    """A recording of which some windows have tokens."""
+    """A recording some of whose windows have tokens."""
 
     tokens: dict[int, np.ndarray] = field(default_factory=dict)
     duration: float = 0.0
@@ -251,7 +251,7 @@ class Tokenizer:
         self.shards: dict[int, OpenShard] = {}
         self.shard_of: dict[int, OpenShard] = {}
         """The shard of each recording that is neither tokenized nor failed, by index of the recording."""
-        self.begun: dict[int, OpenRecording] = {}
+        self.partial: dict[int, OpenRecording] = {}
 
     def run(self) -> None:
         """Make the shards.
@@ -287,18 +287,18 @@ class Tokenizer:
                 continue
             if piece.count == 1:
                 self.sample.offer(piece.index, piece.sig)
-            yield WindowKey(piece.index, piece.number, piece.count, len(piece.sig)), piece.sig
+            yield AudioWindow(piece.index, piece.number, piece.count, len(piece.sig)), piece.sig
 
-    def _collect(self, key: WindowKey, row: np.ndarray) -> None:
+    def _collect(self, key: AudioWindow, row: np.ndarray) -> None:
         if key.index not in self.shard_of:
             return
         toks = row[: lengths.samples_to_tokens(self.config, key.samples)].astype(self.dtype)
-        recording = self.begun.setdefault(key.index, OpenRecording())
+        recording = self.partial.setdefault(key.index, OpenRecording())
         recording.tokens[key.number] = self.windows.kept(toks, key.number, key.count, self.config.token_rate_hz)
         end = key.number * self.windows.hop + key.samples / SAMPLE_RATE_HZ
         recording.duration = max(recording.duration, end)
         if len(recording.tokens) == key.count:
-            del self.begun[key.index]
+            del self.partial[key.index]
             toks = np.concatenate([recording.tokens[number] for number in range(key.count)])
             self._add(key.index, toks, recording.duration)
 
@@ -314,10 +314,10 @@ class Tokenizer:
         source = self.recordings[index].source
         message = problem if source in problem else f"{source}: {problem}"
         if self.plan.options.strict:
-            raise FocalCodecError(f"{message} (stopped, because `strict` is set)")
+            raise FocalCodecError(f"{message}; stopped because `strict` is set", parameter="strict")
         shard = self.shard_of.pop(index)
         shard.failures[index] = problem
-        self.begun.pop(index, None)
+        self.partial.pop(index, None)
         self.progress(events.RecordingFailed(message))
         self._advance(index, 0.0)
         self._finish(shard)

@@ -1,4 +1,4 @@
-"""Reading, resampling and writing of audio files."""
+"""Read, resample and write audio files."""
 
 import io
 import os
@@ -16,8 +16,9 @@ from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.errors import AudioError
 from focalcodec_jax.files import written_whole
 
-FORMATS = frozenset(f".{name.lower()}" for name in soundfile.available_formats())
-SUFFIXES = FORMATS - {".raw"} | {".aif", ".mp2", ".oga", ".opus", ".sph"}
+SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
+    ".aif", ".mp2", ".oga", ".opus", ".sph",
+}  # fmt: skip
 """File name endings of the audio formats that libsndfile reads."""
 OTHER_SUFFIXES = frozenset({".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mpc", ".tta", ".webm", ".wma"})
 """File name endings of audio formats that libsndfile cannot read. Such files are reported instead of skipped."""
@@ -64,7 +65,7 @@ def resample(sig: np.ndarray, rate_hz: float, target_hz: float) -> np.ndarray:
 
 
 def read(path: str | Path, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    """Read an audio file of any format of libsndfile, mix it down to one channel and resample it.
+    """Read an audio file of any format that libsndfile supports, mix it down to one channel and resample it.
 
     Returns:
         (samples,) float32 at `rate_hz`.
@@ -84,7 +85,7 @@ def read_bytes(content: bytes, name: str, rate_hz: int = SAMPLE_RATE_HZ) -> np.n
 
 @contextmanager
 def open_audio(source: str | Path | io.IOBase, name: str) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file, of which parts can then be read with `read_part`.
+    """Open an audio file, so that parts of it can be read with `read_part`.
 
     Args:
         source: a path, or an open file.

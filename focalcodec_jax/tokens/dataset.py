@@ -14,7 +14,7 @@ import numpy as np
 from focalcodec_jax.errors import TokenError
 from focalcodec_jax.files import filesystem, is_url
 from focalcodec_jax.tokens.formats import FORMATS, find_format
-from focalcodec_jax.tokens.formats.base import INFO, ShardFile, TokenSequence, reading, token_dtype
+from focalcodec_jax.tokens.formats.base import INFO, ShardFile, TokenSequence, named_errors, token_dtype
 
 
 class TokenDataset:
@@ -74,7 +74,7 @@ class TokenDataset:
             raise IndexError(f"block {index} of {len(self)}")
         number = int(np.searchsorted(self.ends, index, side="right"))
         shard = self._shard(number)
-        with reading(shard.path, self.format.name):
+        with named_errors(shard.path, self.format.name):
             first = int(self.ends[number - 1]) if number else 0
             sequences = list(self.format.read_block(shard, index - first))
             for _, toks in sequences:
@@ -102,5 +102,5 @@ class TokenDataset:
 
     def _count_blocks(self, number: int) -> int:
         shard = self._shard(number)
-        with reading(shard.path, self.format.name):
+        with named_errors(shard.path, self.format.name):
             return self.format.count_blocks(shard)

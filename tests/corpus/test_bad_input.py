@@ -19,7 +19,7 @@ def cut(content: bytes) -> bytes:
 
 
 def bad_files(folder: Path, here: Path, monkeypatch) -> dict[str, str]:
-    """Files that cannot be read, and what is said of each."""
+    """Write files that cannot be read. Returns a part of the expected reason for each id."""
     here.mkdir()
     sig = voiced(0.3, 0)
     whole = {name: here / f"whole.{name}" for name in ("wav", "flac", "mp3", "aiff", "caf", "w64", "rf64", "au")}
@@ -49,7 +49,7 @@ def bad_files(folder: Path, here: Path, monkeypatch) -> dict[str, str]:
         file.write(b"no audio")
     (here / "two\nlines.wav").write_text("no audio")
     with socket.socket(socket.AF_UNIX) as listener:
-        monkeypatch.chdir(here)  # the name of a socket is to be short
+        monkeypatch.chdir(here)  # names of sockets have a short maximum length
         listener.bind("socket.wav")
     return {
         **dict.fromkeys(("cut.wav", "cut.aiff", "cut.w64", "cut.rf64", "cut.au", "cut.mp3"), "is cut short"),
@@ -63,7 +63,7 @@ def bad_files(folder: Path, here: Path, monkeypatch) -> dict[str, str]:
 
 
 def bad_entries(folder: Path, here: Path) -> tuple[Path, dict[str, str]]:
-    """A manifest of entries that cannot be read, and what is said of each."""
+    """Write a manifest of invalid entries. Returns its path, and a part of the expected reason for each id."""
     good = f"{folder}/u01.flac"
     entries: list = [
         {"id": "good", "path": good},
@@ -105,7 +105,7 @@ def test_bad_input_is_reported_by_name_and_stops_nothing(folder: Path, tmp_path:
         "no.array_record": "not a whole ArrayRecord",
     }
     inputs = (tmp_path / "bad", manifest, broken, empty, "no.array_record", folder)
-    said = tokenize(*inputs, "-o", tmp_path / "out", code=1)
+    printed = tokenize(*inputs, "-o", tmp_path / "out", code=1)
     failures = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
     reasons = {failure["id"]: failure["reason"] for failure in failures}
     assert reasons.keys() == expected.keys()
@@ -113,8 +113,8 @@ def test_bad_input_is_reported_by_name_and_stops_nothing(folder: Path, tmp_path:
     for name, reason in expected.items():
         assert reason in reasons[name], name
     assert [row["id"] for row in rows(tmp_path / "out")] == ["good", *(f"u{n:02d}" for n in range(12))]
-    assert f"{len(failures)} recording(s) could not be read" in " ".join(said.split())
+    assert f"{len(failures)} recording(s) could not be read" in " ".join(printed.split())
     strict = tokenize_error(*inputs, "-o", tmp_path / "strict", "--strict")
     assert isinstance(strict, FocalCodecError)
-    assert "(stopped, because `strict` is set)" in str(strict)
+    assert "stopped because `strict` is set" in str(strict)
     assert not (tmp_path / "strict/dataset_info.json").exists()

@@ -1,4 +1,4 @@
-"""Tokenizing loses and repeats no recording, whatever is killed, shared, full or unreadable for a while."""
+"""Tokenizing loses and repeats no recording, despite killed processes, shared work, a full disk and failures."""
 
 import errno
 import json
@@ -52,8 +52,8 @@ def test_processes_that_find_each_other(folder: Path, tmp_path: Path):
         "--shard-hours", "0.001", "--coordinator", f"localhost:{port}", "--num-processes", "2",
     ]  # fmt: skip
     both = [subprocess.Popen([*command, "--process-id", str(n)], stderr=subprocess.PIPE, text=True) for n in range(2)]
-    said = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    printed = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
     assert [row["id"] for row in rows(tmp_path / "out")] == [f"u{n:02d}" for n in range(12)]
     assert (tmp_path / "out/dataset_info.json").exists()
 

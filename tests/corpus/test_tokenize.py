@@ -115,9 +115,9 @@ def test_long_recordings_are_joined_from_windows(codec: Codec, tmp_path: Path):
 
 
 def test_dry_run_computes_nothing(folder: Path, tmp_path: Path):
-    said = tokenize(folder, "-o", tmp_path / "out", "--dry-run")
-    assert "12 recordings" in said
-    assert "padding" in said
+    printed = tokenize(folder, "-o", tmp_path / "out", "--dry-run")
+    assert "12 recordings" in printed
+    assert "padding" in printed
     assert not (tmp_path / "out").exists()
 
 

@@ -127,10 +127,10 @@ def test_lhotse(folder: Path, tmp_path: Path):
         "id": "rec", "sources": [source], "sampling_rate": 16_000, "num_samples": len(stereo), "duration": 0.3,
     }  # fmt: skip
     cut = {"id": "cut", "start": 0.1, "duration": 0.1, "channel": 1, "recording": recording, "type": "MonoCut"}
-    said = {"id": "s", "recording_id": "rec", "start": 0, "duration": 0.1, "text": "yes", "speaker": "a"}
+    supervision = {"id": "s", "recording_id": "rec", "start": 0, "duration": 0.1, "text": "yes", "speaker": "a"}
     rows = [
         recording,
-        cut | {"supervisions": [said], "custom": {"snr": 3}},
+        cut | {"supervisions": [supervision], "custom": {"snr": 3}},
         cut | {"id": "mixed", "type": "MixedCut"},
         recording | {"id": "command", "sources": [source | {"type": "command"}]},
         cut | {"id": "fourth", "channel": 3},

@@ -113,6 +113,6 @@ def test_tokenizers_take_them(style: str):
     assert offset == vocabulary
     ids = np.array(tokenizer("say again: " + text + " again")["input_ids"])
     np.testing.assert_array_equal(ids[ids >= offset] - offset, toks)
-    said = tokenizer.decode(ids)
-    assert said == "say again: " + text + " again"
-    np.testing.assert_array_equal(text_to_tokens(said, 8192, style, skip_other=True), toks)
+    output = tokenizer.decode(ids)
+    assert output == "say again: " + text + " again"
+    np.testing.assert_array_equal(text_to_tokens(output, 8192, style, skip_other=True), toks)

@@ -168,7 +168,7 @@ def _path_part(part: str) -> str:
 
 
 @contextmanager
-def reading(path: str, format: str) -> Iterator[None]:
+def named_errors(path: str, format: str) -> Iterator[None]:
     """Turn the errors of a reader into one that names the file.
 
     Raises:

@@ -13,9 +13,9 @@ from focalcodec_jax.tokens.formats.base import (
     TokenSequence,
     count_byte_blocks,
     id_path,
+    named_errors,
     plain_row,
     read_json_lines,
-    reading,
     write_json_lines,
 )
 
@@ -43,7 +43,7 @@ def count_blocks(shard: ShardFile) -> int:
 def read_block(shard: ShardFile, block: int) -> Iterator[TokenSequence]:
     for row in read_json_lines(shard, block, BLOCK_BYTES):
         path = f"{shard.root}/{row['file']}"
-        with reading(path, "npy"), shard.files.open(path) as file:
+        with named_errors(path, "npy"), shard.files.open(path) as file:
             toks = np.load(file, allow_pickle=False)
         yield TokenSequence(row["id"], toks)
 
