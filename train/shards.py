@@ -146,7 +146,8 @@ def plan_shards(inputs: Sequence[Path], folder: Path, options: PrepareOptions) -
     fingerprint = hashlib.sha256(listed.encode()).hexdigest()
     kept = folder / PLAN
     if kept.is_file() and json.loads(kept.read_text())["fingerprint"] != fingerprint:
-        raise AudioError(f"{folder} holds shards of other recordings or options; give an empty folder", parameter="output")
+        message = f"{folder} holds shards of other recordings or options; give an empty folder"
+        raise AudioError(message, parameter="output")
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(kept) as part:
         part.write_text(json.dumps({"fingerprint": fingerprint, "recordings": len(found)}) + "\n")
@@ -202,7 +203,7 @@ def write_shards(shards: Sequence[AudioShard], workers: int, done: Callable[[Aud
 
 
 def write(shard: AudioShard) -> float:
-    """Write one shard and its listing; returns its seconds of audio. Unreadable recordings are listed with the error."""
+    """Write one shard and its listing; returns its seconds of audio. The listing names unreadable recordings."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     lines, record = [], 0

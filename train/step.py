@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from focalcodec_jax.nn.codec import FocalCodec
 
 from . import losses
-from .discriminators import DiscriminatorOutput, Discriminators
+from .discriminators import Discriminators
 from .run_config import TrainConfig
 from .sections import OptimizerConfig
 from .stages import Batch, Leaf, Outcome, StageContext, merge_params
@@ -163,7 +163,8 @@ class Trainer:
             The loss; and scalars, their weight, and the spectral state after one power iteration.
         """
         assert self.discriminators is not None
-        both = jax.lax.stop_gradient(jnp.concatenate([outcome.real, outcome.fake]))  # pyright: ignore[reportArgumentType]
+        assert outcome.real is not None and outcome.fake is not None  # noqa: PT018
+        both = jax.lax.stop_gradient(jnp.concatenate([outcome.real, outcome.fake]))
         variables = {"params": params, "spectral": spectral}
         outputs, changed = self.discriminators.apply(variables, both, mutable=["spectral"])
         real, fake = (jax.tree.map(lambda x, half=half: jnp.split(x, 2)[half], outputs) for half in (0, 1))
@@ -189,7 +190,7 @@ class Trainer:
         terms = dict(outcome.terms)
         if discriminators is not None:
             assert self.discriminators is not None
-            fake: list[DiscriminatorOutput] = self.discriminators.apply(discriminators, outcome.fake)  # pyright: ignore[reportAssignmentType]
+            fake: Any = self.discriminators.apply(discriminators, outcome.fake)
             terms["adversarial"] = losses.adversarial_loss(fake, batch.rows)
             if self.config.loss.matching:
                 real: Any = jax.lax.stop_gradient(self.discriminators.apply(discriminators, outcome.real))

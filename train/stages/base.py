@@ -110,8 +110,7 @@ class Stage:
     trains: tuple[Part, ...] | None
     """Parts that are trained; None lets the configuration choose them in `trainable`."""
     frozen: tuple[str, ...] = ()
-    """Regular expressions of parameter paths, such as `encoder/encoder/relative_embedding`, that stay fixed in the trained
-    parts."""
+    """Regular expressions of paths, such as `encoder/feature_extractor`, that stay fixed within trained parts."""
     crops: bool = False
     """Whether batches are random crops of `data.crop_seconds`. Otherwise they are whole recordings."""
     output_rates_hz: tuple[int, ...] | None = None
@@ -121,7 +120,7 @@ class Stage:
     needs_checkpoint: bool = False
     """Whether training starts from `model.checkpoint` and not from random weights."""
     teacher: str | None = None
-    """Hub name or folder of the codec whose frozen encoder computes the targets; None where the stage has no teacher."""
+    """Hub name or folder of the codec whose frozen encoder computes the targets. None: no teacher."""
     codec_checks: tuple[CodecCheck, ...] = ()
     """Further conditions on the codec."""
 
