@@ -126,7 +126,7 @@ class Trainer:
             The next state; and metrics, summed or averaged over the global batch.
         """
         gather, scatter = layout.gather, layout.scatter
-        micro_batches = split(batch, self.config.optimizer.accumulate)
+        micro_batches = split_batch(batch, self.config.optimizer.accumulate)
         frozen = gather(frozen)
         metrics: Metrics = {}
 
@@ -235,7 +235,7 @@ class Trainer:
         return optax.apply_updates(params, updates), following, norms
 
 
-def split(batch: Batch, pieces: int) -> Batch:
+def split_batch(batch: Batch, pieces: int) -> Batch:
     """Micro-batches along a new first axis.
 
     Neighbouring rows go to different micro-batches, so that each device keeps the rows it holds.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
+from focalcodec_jax.config import CodecConfig
 from focalcodec_jax.errors import ConfigError
 from focalcodec_jax.nn import bsq, lengths as count
 from focalcodec_jax.nn.codec import FocalCodec
@@ -224,12 +224,12 @@ def through_codes(
 
 
 def compare_audio(context: StageContext, batch: Batch, real: Array, fake: Array, samples: Array) -> Outcome:
-    """Log-mel loss between two signals (batch, samples) over their real samples (batch,)."""
-    samples = samples * (batch.lengths > 0)
+    """Log-mel loss between two signals (batch, samples) at the codec's output rate, over real samples (batch,)."""
+    samples, rate_hz = samples * (batch.lengths > 0), context.model.config.sample_rate_out_hz
     real, fake = (zero_padding(sig[..., None], samples)[..., 0] for sig in (real, fake))
     terms = {}
     if context.loss.mel:
-        terms["mel"] = losses.mel_loss(fake, real, samples, context.loss.mels, SAMPLE_RATE_HZ)
+        terms["mel"] = losses.mel_loss(fake, real, samples, context.loss.mels, rate_hz)
     return Outcome(terms, samples.sum().astype(jnp.float32), real, fake)
 
 
