@@ -81,9 +81,7 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
-    def save(
-        self, step: int, state: TrainState, metadata: Mapping[str, Any], validation_loss: float | None
-    ) -> None:
+    def save(self, step: int, state: TrainState, metadata: Mapping[str, Any], validation_loss: float | None) -> None:
         """Start to write a checkpoint, after the previous one is complete.
 
         Raises:

@@ -55,7 +55,9 @@ class RunContext:
     valid: Validation | None
 
 
-def run(config: TrainConfig | str | Path, run_dir: str | Path, *, progress: ProgressCallback | None = None) -> RunReport:
+def run(
+    config: TrainConfig | str | Path, run_dir: str | Path, *, progress: ProgressCallback | None = None
+) -> RunReport:
     """Train until the configured end, or until SIGTERM or Ctrl-C. The same call resumes a stopped run.
 
     Args:

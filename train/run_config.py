@@ -13,9 +13,17 @@ from focalcodec_jax.config import explain
 from focalcodec_jax.errors import ConfigError
 
 from .sections import (
-    STRICT, CheckpointConfig, DataConfig, DiscriminatorConfig, LogConfig, LossConfig, MeshConfig, ModelConfig,
-    OptimizerConfig, Part,
-)  # fmt: skip
+    STRICT,
+    CheckpointConfig,
+    DataConfig,
+    DiscriminatorConfig,
+    LogConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Part,
+)
 from .stages import STAGES, Stage
 
 

@@ -114,7 +114,7 @@ class Trainer:
         frozen: Tree,
         batch: Batch,
         learning_rate: Float[Array, ""],
-        layout: Layout = Layout(),  # noqa: B008 - immutable
+        layout: Layout = Layout(),
     ) -> tuple[TrainState, Metrics]:
         """Update the discriminators, then the generator against the updated discriminators.
 
@@ -163,7 +163,8 @@ class Trainer:
             The loss; and scalars, their weight, and the spectral state after one power iteration.
         """
         assert self.discriminators is not None
-        assert outcome.real is not None and outcome.fake is not None  # noqa: PT018
+        assert outcome.real is not None
+        assert outcome.fake is not None
         both = jax.lax.stop_gradient(jnp.concatenate([outcome.real, outcome.fake]))
         variables = {"params": params, "spectral": spectral}
         outputs, changed = self.discriminators.apply(variables, both, mutable=["spectral"])

@@ -9,8 +9,16 @@ from focalcodec_jax.nn import lengths as count
 
 from ..sections import PARTS
 from .base import (
-    Batch, Outcome, Params, Stage, StageContext, codebook_is_small_enough, compare_audio, joined, through_codes,
-)  # fmt: skip
+    Batch,
+    Outcome,
+    Params,
+    Stage,
+    StageContext,
+    codebook_is_small_enough,
+    compare_audio,
+    joined,
+    through_codes,
+)
 
 
 def forward(context: StageContext, params: Params, batch: Batch) -> Outcome:
