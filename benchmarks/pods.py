@@ -1,14 +1,14 @@
-"""Full-size training steps, and the tokenizer's, compiled ahead of time for TPU pods, without a TPU.
+"""Full-size steps of training and tokenizing, compiled ahead of time for TPU pods. No TPU is needed.
 
     pip install -e ".[train,tpu]"
     JAX_PLATFORMS=cpu python benchmarks/pods.py -o pods.json
 
-For each stage and topology: memory per chip, operations, and the bytes that collectives move, as XLA's TPU compiler
-plans them. The batch grows with the chips (two recordings a chip), so that equal numbers per chip from 8 to 256 chips
-are weak scaling. Nothing runs: how long a step takes is not known, only what it does.
+For each stage and topology, this prints memory per chip, operations, and the bytes that collectives move, as XLA's TPU
+compiler plans them. The batch has two recordings per chip, so equal numbers per chip from 8 to 256 chips show weak
+scaling. Nothing is executed, so the time of a step is unknown.
 
-The stage `tokenizer` is the program of `focalcodec-jax tokenize` for one length of recordings (`--seconds`), with 120 s
-of audio a chip, on the data axis alone.
+The stage `tokenizer` is the program of `focalcodec-jax tokenize` for one length of recordings (`--seconds`). It has
+120 s of audio per chip and uses the data axis only.
 """
 
 import argparse
@@ -32,8 +32,9 @@ from focalcodec_jax.flops import count
 from focalcodec_jax.inference import BATCH_SECONDS, Axis
 from focalcodec_jax.nn.codec import initialize
 from focalcodec_jax.pretrained import structure
-from focalcodec_jax.train import footprint as dryrun, sharding, step_flops as flops
-from focalcodec_jax.train.loop import Compiled
+from focalcodec_jax.train import sharding, step_flops
+from focalcodec_jax.train.footprint import abstract_run
+from focalcodec_jax.train.programs import Programs
 from focalcodec_jax.train.run_config import TrainConfig, from_dict
 from focalcodec_jax.train.stages import Batch
 
@@ -56,11 +57,10 @@ def configuration(stage: str, chips: int, fsdp: int, seconds: float) -> TrainCon
 
 
 def compile_step(config: TrainConfig, devices: list, seconds: float) -> dict[str, Any]:
-    """Compile a stage's step for these devices, and read off what it needs."""
+    """Compile a stage's step for these devices; returns its memory, operations and collectives."""
     mesh = sharding.make_mesh(config.mesh, config.data.batch_size, devices)
-    trainer, state, frozen = dryrun.abstract(config)
-    params = state["params"]
-    compiled = Compiled(trainer, mesh, params, frozen)
+    trainer, state, frozen = abstract_run(config)
+    programs = Programs(trainer, mesh, state.params, frozen)
     samples = round(seconds * 16_000)
     split = sharding.batch_sharding(mesh)
 
@@ -73,9 +73,9 @@ def compile_step(config: TrainConfig, devices: list, seconds: float) -> dict[str
     frozen = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), frozen, where)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated(mesh))
     started = time.monotonic()
-    program = compiled.step.lower(compiled.target, frozen, batch, rate).compile()
+    program = programs.step.lower(programs.target, frozen, batch, rate).compile()
     memory = program.memory_analysis()
-    step = flops.of_step(trainer, state, frozen, batch)
+    step = step_flops.of_step(trainer, state, frozen, batch)
     moved = collectives(program.as_text())
     return {
         "chips": len(devices),
@@ -91,7 +91,7 @@ def compile_step(config: TrainConfig, devices: list, seconds: float) -> dict[str
 
 
 def compile_tokenizer(model: FocalCodec, devices: list, seconds: float) -> dict[str, Any]:
-    """Compile the step from audio to tokens for these devices, and read off what it needs."""
+    """Compile the program from audio to tokens for these devices; returns its memory, operations and collectives."""
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     split, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
     samples = round(seconds * 16_000)
@@ -125,10 +125,10 @@ def compile_tokenizer(model: FocalCodec, devices: list, seconds: float) -> dict[
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """How many of each kind a compiled program has, and the bytes that are gathered or reduced on one chip.
+    """Number of collectives of each kind in a compiled program, and the bytes gathered or reduced on one chip.
 
-    XLA for TPUs writes a reduce-scatter as a fused computation, of that name, around an all-reduce; and a gathering
-    that goes on during several other operations as one fused computation for each, all with its channel's number.
+    XLA for TPUs writes a reduce-scatter as a fused computation of that name around an all-reduce. It writes a gather
+    that overlaps several operations as one fused computation for each of them. These share a channel id.
     """
     found: dict[str, tuple[int, int]] = {}
     kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
@@ -149,7 +149,7 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
             _BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
             for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
         ]
-        if asynchronous and kind == "all-gather":  # its result holds the operands, too
+        if asynchronous and kind == "all-gather":  # The result holds the operands, too.
             sizes = sizes[len(sizes) // 2 :]
         kind = "reduce-scatter" if computation.startswith("%all-reduce-scatter") else kind
         count, before = found.get(kind, (0, 0))
@@ -159,11 +159,11 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", action="append", help=f"such as v5e:4x4; default {', '.join(TOPOLOGIES)}")
-    parser.add_argument("--stage", action="append", help="quantizer, decoder, tokenizer; default all")
-    parser.add_argument("--fsdp", type=int, action="append", help="fsdp sizes; default 1 and 8")
-    parser.add_argument("--dtype", default="bfloat16", help="of the tokenizer")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of a recording")
+    parser.add_argument("--topology", action="append", help=f"such as v5e:4x4; default: {', '.join(TOPOLOGIES)}")
+    parser.add_argument("--stage", action="append", help="quantizer, decoder or tokenizer; default: all")
+    parser.add_argument("--fsdp", type=int, action="append", help="size of the fsdp axis; default: 1 and 8")
+    parser.add_argument("--dtype", default="bfloat16", help="compute dtype of the tokenizer")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each recording")
     parser.add_argument("-o", "--output", type=Path, help="also write the numbers as JSON")
     arguments = parser.parse_args()
 

@@ -1,10 +1,11 @@
-"""How well codecs keep speech: log-mel distance, PESQ, STOI, words, voice, and use of the code book.
+"""Quality of codecs: log-mel distance, PESQ, STOI, word error rate, speaker similarity, and codebook usage.
 
     pip install -e ".[eval]"
     python benchmarks/quality.py --audio FOLDER --whisper FOLDER -c demo -c my_codec -o quality.json
 
 `--whisper` is a Whisper model in CTranslate2's layout, or a name that faster-whisper knows. Opus at 6 kb/s and Codec 2
-are measured on the same recordings where PyAV and pycodec2 are installed. What is missing is said, and left out.
+are measured on the same recordings if PyAV and pycodec2 are installed. Measures without their package are left out, and
+a message names the package.
 """
 
 import argparse
@@ -21,8 +22,8 @@ from rich.table import Table
 from focalcodec_jax import Codec
 from focalcodec_jax.config import SAMPLE_RATE_HZ
 from focalcodec_jax.recordings import audio
-from focalcodec_jax.train.log import usage
 from focalcodec_jax.train.losses import log_mel
+from focalcodec_jax.train.metrics import code_usage
 from focalcodec_jax.train.sections import MelConfig
 
 Coder = Callable[[np.ndarray], np.ndarray]
@@ -30,7 +31,7 @@ console = Console(stderr=True)
 
 
 def opus(kbps: float) -> Coder:
-    """Opus by way of PyAV, 16 kHz, 60 ms packets."""
+    """Opus from PyAV at 16 kHz, with packets of 60 ms."""
     import io
 
     import av
@@ -78,7 +79,7 @@ def installed(*modules: str) -> bool:
 
 
 def aligned(sig: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """As long as the original, and without the delay that some codecs have (up to 60 ms)."""
+    """Decoded audio cut to the original's length, without the delay of some codecs (up to 60 ms)."""
     reach = 960
     padded = np.pad(decoded, (0, max(0, len(sig) + reach - len(decoded))))
     scores = [float(np.dot(np.abs(sig[::4]), np.abs(padded[lag : lag + len(sig) : 4]))) for lag in range(0, reach, 16)]
@@ -86,8 +87,8 @@ def aligned(sig: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     return padded[lag : lag + len(sig)]
 
 
-class Judges:
-    """The measures that are installed."""
+class Measures:
+    """All measures whose packages are installed."""
 
     def __init__(self, whisper: str | None):
         self.pesq, self.stoi = installed("pesq"), installed("pystoi")
@@ -116,7 +117,7 @@ class Judges:
 
             try:
                 found["pesq"] = pesq(SAMPLE_RATE_HZ, sig, decoded, "wb")
-            except NoUtterancesError:  # nothing in it that it takes for speech
+            except NoUtterancesError:  # PESQ finds no speech in it.
                 found["pesq"] = 1.0
         if self.stoi:
             from pystoi import stoi
@@ -125,7 +126,7 @@ class Judges:
         if self.voice is not None:
             from resemblyzer import preprocess_wav
 
-            # its silence trimming may leave nothing of noise
+            # Its silence trimming may leave nothing of a noise.
             a, b = (
                 self.voice.embed_utterance(preprocess_wav(x) if len(preprocess_wav(x)) > 8000 else x)
                 for x in (sig, decoded)
@@ -147,7 +148,7 @@ def edit_distance(a: list[str], b: list[str]) -> int:
 
 
 def summary(found: list[dict[str, float]]) -> dict[str, float]:
-    """Means over recordings; words over all."""
+    """Means over recordings; the word error rate is over all words."""
     means = {name: float(np.mean([f[name] for f in found])) for name in found[0] if "word" not in name}
     if "words" in found[0]:
         means["dwer"] = 100 * sum(f["word_errors"] for f in found) / sum(f["words"] for f in found)
@@ -157,15 +158,15 @@ def summary(found: list[dict[str, float]]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", type=Path, required=True, help="folder of recordings")
-    parser.add_argument("--whisper", help="Whisper model; without it no words are counted")
-    parser.add_argument("-c", "--checkpoint", action="append", default=[], help="codec to measure, several times")
-    parser.add_argument("--no-others", action="store_true", help="leave Opus and Codec 2 out")
+    parser.add_argument("--whisper", help="Whisper model for the word error rate; default: none")
+    parser.add_argument("-c", "--checkpoint", action="append", default=[], help="codec to measure; may be repeated")
+    parser.add_argument("--no-others", action="store_true", help="do not measure Opus and Codec 2")
     parser.add_argument("-o", "--output", type=Path, help="also write the numbers as JSON")
     arguments = parser.parse_args()
 
     sigs = [audio.read(path) for path in audio.recordings(arguments.audio)]
-    judges = Judges(arguments.whisper)
-    words = [judges.words(sig) if judges.whisper else None for sig in track(sigs, "listening", console=console)]
+    measures = Measures(arguments.whisper)
+    words = [measures.words(sig) if measures.whisper else None for sig in track(sigs, "transcribing", console=console)]
     rows: dict[str, dict[str, float]] = {}
     for name in arguments.checkpoint:
         codec = Codec.from_pretrained(name)
@@ -174,11 +175,11 @@ def main() -> None:
         decoded = [audio.resample(sig, codec.sample_rate_hz, SAMPLE_RATE_HZ) for sig in codec.decode(toks)]
         decoded = [np.pad(d, (0, max(0, len(s) - len(d))))[: len(s)] for s, d in zip(sigs, decoded, strict=True)]
         row = summary(
-            [judges(*item) for item in track(list(zip(sigs, decoded, words, strict=True)), name, console=console)]
+            [measures(*item) for item in track(list(zip(sigs, decoded, words, strict=True)), name, console=console)]
         )
-        # how much of the book so many tokens would use, were all codes alike
-        alike = 1 - (1 - 1 / len(counts)) ** counts.sum()
-        rows[name] = {"kbps": codec.config.bitrate_bps / 1000, **row, **usage(counts), "usage_if_alike": alike}
+        # Expected usage of as many tokens drawn uniformly.
+        uniform = 1 - (1 - 1 / len(counts)) ** counts.sum()
+        rows[name] = {"kbps": codec.config.bitrate_bps / 1000, **row, **code_usage(counts), "usage_if_uniform": uniform}
     others: dict[str, tuple[float, Coder]] = {}
     if not arguments.no_others and installed("av"):
         others["Opus"] = (6.0, opus(6.0))
@@ -187,7 +188,7 @@ def main() -> None:
     for name, (kbps, coder) in others.items():
         decoded = [aligned(sig, coder(sig)) for sig in sigs]
         rows[name] = {"kbps": kbps} | summary(
-            [judges(*item) for item in track(list(zip(sigs, decoded, words, strict=True)), name, console=console)]
+            [measures(*item) for item in track(list(zip(sigs, decoded, words, strict=True)), name, console=console)]
         )
 
     seconds = sum(map(len, sigs)) / SAMPLE_RATE_HZ

@@ -1,15 +1,16 @@
-"""Speed and memory of whole training steps, next to the same steps written with the PyTorch original's modules.
+"""Speed and memory of complete training steps, beside the same steps with the modules of the PyTorch original.
 
     python benchmarks/train_step.py --batch 16 --seconds 10 --dtype float32 bfloat16
     python benchmarks/train_step.py --original PATH --original-python VENV/bin/python --json result.json
 
-Quantizer stage: frozen encoder, compressor, quantizer, decompressor, feature and entropy loss, clipping, AdamW. Decoder
-stage: frozen encoder on whole recordings, features cropped to 22 frames, Vocos, the eight HiFi-GAN discriminators and
-their update, log-mel and feature matching, both AdamW. The original's side has the entropy loss as the public recipe
-has it, with a probability per frame and code, and autocast for bfloat16.
+The quantizer stage runs a frozen encoder, compressor, quantizer and decompressor, with feature and entropy loss. The
+decoder stage runs a frozen encoder on whole recordings, crops its features to 22 frames, and trains Vocos and the eight
+HiFi-GAN discriminators, with log-mel and feature matching loss. Both clip gradients and use AdamW. The original
+computes the entropy loss as the public recipe does, with a probability per frame and code. It uses autocast for
+bfloat16.
 
-Both sides run in processes of their own and take turns, as in `codec.py`; a ratio is the median over turns of the
-original's time over ours. Weights are random. Peak memory is the accelerator's, or on a CPU the process's.
+Each side runs in its own process, and the sides take turns, as in `codec.py`. A ratio is the median over turns of the
+original's time divided by ours. Weights are random. Peak memory is that of the accelerator, or of the process on a CPU.
 """
 
 import argparse
@@ -25,13 +26,14 @@ CROP_FRAMES = 22
 
 
 def jax_worker(stage: str, preset: str, batch: int, seconds: float, width: float, dtype: str, config: dict | None):
-    """What the worker tells about itself, and one timed call. `config` is for the other side."""
+    """Facts about this worker, and one timed call. `config` is for the other side."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from focalcodec_jax.train import footprint as dryrun, sharding, step_flops as flops
-    from focalcodec_jax.train.loop import Compiled
+    from focalcodec_jax.train import sharding, step_flops
+    from focalcodec_jax.train.footprint import abstract_run
+    from focalcodec_jax.train.programs import Programs
     from focalcodec_jax.train.run_config import from_dict
     from focalcodec_jax.train.stages import Batch
 
@@ -46,22 +48,22 @@ def jax_worker(stage: str, preset: str, batch: int, seconds: float, width: float
         }
     )
     mesh = sharding.make_mesh(run.mesh, batch, jax.devices()[:1])
-    trainer, state, frozen = dryrun.abstract(run)
-    compiled = Compiled(trainer, mesh, state["params"], frozen)
+    trainer, state, frozen = abstract_run(run)
+    programs = Programs(trainer, mesh, state.params, frozen)
     rng = np.random.default_rng(0)
 
     def random(tree):
         host = jax.tree.map(lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), tree)
         return sharding.put(host, sharding.shardings(tree, mesh))
 
-    current = [compiled.init(random(state["params"]), jax.random.key(0))]
+    current = [programs.init(random(state.params), jax.random.key(0))]
     fixed = random(frozen)
     samples = int(seconds * SAMPLE_RATE_HZ)
     sig = jnp.asarray(0.1 * rng.standard_normal((batch, samples), np.float32))
     data = Batch(sig, jnp.full(batch, samples), jnp.asarray(rng.random(batch, np.float32)), jnp.zeros(batch, jnp.int32))
     rate = np.float32(1e-4)
     started = time.perf_counter()
-    program = compiled.step.lower(current[0], fixed, data, rate).compile()
+    program = programs.step.lower(current[0], fixed, data, rate).compile()
     compile_seconds = time.perf_counter() - started
 
     def step() -> None:
@@ -72,7 +74,7 @@ def jax_worker(stage: str, preset: str, batch: int, seconds: float, width: float
     about = {
         "versions": f"jax {jax.__version__}, {device.device_kind}",
         "compile_seconds": compile_seconds,
-        "tflop": flops.of_step(trainer, state, frozen, data) / 1e12,
+        "tflop": step_flops.of_step(trainer, state, frozen, data) / 1e12,
         "working_mib": program.memory_analysis().temp_size_in_bytes / 2**20,
         "config": trainer.model.config.to_dict(),
     }
@@ -142,12 +144,12 @@ def torch_decoder_step(model, encode, autocast, sig, width: float) -> Step:
     from torch.nn import functional
 
     device = sig.device
-    judges = torch_discriminators(width).to(device)
+    discriminators = torch_discriminators(width).to(device)
     betas = {"betas": (0.8, 0.99), "weight_decay": 0.01}
     adamw = torch.optim.AdamW(model.decoder.parameters(), 2e-4, **betas)
-    adamw_judges = torch.optim.AdamW(judges.parameters(), 2e-4, **betas)
+    adamw_discriminators = torch.optim.AdamW(discriminators.parameters(), 2e-4, **betas)
     window = torch.hann_window(1024, device=device)
-    basis = torch.rand(80, 513, device=device)  # the values change neither speed nor memory
+    basis = torch.rand(80, 513, device=device)  # The values change neither speed nor memory.
 
     def log_mel(x):
         return (basis @ torch.stft(x, 1024, 320, window=window, return_complex=True).abs()).clamp_min(1e-5).log()
@@ -160,18 +162,18 @@ def torch_decoder_step(model, encode, autocast, sig, width: float) -> Step:
         real = torch.stack([s[320 * at : 320 * at + size] for s, at in zip(sig, starts, strict=True)])
         with autocast:
             fake = model.feats_to_sig(crops)[:, :size].float()
-            judged = zip(judges(real), judges(fake.detach()), strict=True)
-            loss = sum(torch.relu(1 - r[-1]).mean() + torch.relu(1 + f[-1]).mean() for r, f in judged)
-        adamw_judges.zero_grad(set_to_none=True)
+            outputs = zip(discriminators(real), discriminators(fake.detach()), strict=True)
+            loss = sum(torch.relu(1 - r[-1]).mean() + torch.relu(1 + f[-1]).mean() for r, f in outputs)
+        adamw_discriminators.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(judges.parameters(), 5.0)
-        adamw_judges.step()
+        torch.nn.utils.clip_grad_norm_(discriminators.parameters(), 5.0)
+        adamw_discriminators.step()
         with autocast:
             with torch.no_grad():
-                heard = judges(real)
-            faked = judges(fake)
-            loss = sum(torch.relu(1 - f[-1]).mean() for f in faked)
-            pairs = [(a, b) for r, f in zip(heard, faked, strict=True) for a, b in zip(r, f, strict=True)]
+                outputs_real = discriminators(real)
+            outputs_fake = discriminators(fake)
+            loss = sum(torch.relu(1 - f[-1]).mean() for f in outputs_fake)
+            pairs = [(a, b) for r, f in zip(outputs_real, outputs_fake, strict=True) for a, b in zip(r, f, strict=True)]
             loss = loss + 54 * sum((a - b).abs().mean() for a, b in pairs) / len(pairs)
         loss = loss + 45 * functional.l1_loss(log_mel(fake), log_mel(real))
         adamw.zero_grad(set_to_none=True)
@@ -183,7 +185,7 @@ def torch_decoder_step(model, encode, autocast, sig, width: float) -> Step:
 
 
 def torch_discriminators(width: float):
-    """HiFi-GAN's eight, from their published sizes."""
+    """The eight discriminators of HiFi-GAN in their published sizes."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -236,10 +238,10 @@ def torch_discriminators(width: float):
     class All(nn.Module):
         def __init__(self):
             super().__init__()
-            self.judges = nn.ModuleList([*(Period(p) for p in (2, 3, 5, 7, 11)), *(Scale(s) for s in range(3))])
+            self.all = nn.ModuleList([*(Period(p) for p in (2, 3, 5, 7, 11)), *(Scale(s) for s in range(3))])
 
         def forward(self, x):
-            return [judge(x) for judge in self.judges]
+            return [discriminator(x) for discriminator in self.all]
 
     torch.manual_seed(0)
     return All()
@@ -297,7 +299,7 @@ def main() -> None:
     parser.add_argument("--preset", default="focalcodec_50hz")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10, help="length of each recording")
-    parser.add_argument("--width", type=float, default=1.0, help="of the discriminators")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels of the discriminators")
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=("float32", "bfloat16"))
     compare(parser, {"jax": jax_worker, "torch": torch_worker}, measured, report)
 

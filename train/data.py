@@ -23,7 +23,7 @@ from focalcodec_jax.recordings.readers import end_with_parent
 from focalcodec_jax.recordings.recording import Recording, read
 from focalcodec_jax.recordings.sources import find
 
-from .progress import Progress, RunMessage
+from .progress import ProgressCallback, RunMessage
 from .run_config import TrainConfig
 from .sections import DataConfig
 from .stages import Batch
@@ -207,7 +207,7 @@ def _parse_absl_flags() -> None:
 
 
 def pipelines(
-    config: TrainConfig, sharding: NamedSharding, codec: CodecConfig, report: Progress
+    config: TrainConfig, sharding: NamedSharding, codec: CodecConfig, report: ProgressCallback
 ) -> tuple[Pipeline, Pipeline | None]:
     """Training and validation data; the latter is None without `data.valid`.
 

@@ -57,9 +57,8 @@ def codec_from_runs(
     """
     folders, output = [Path(run) for run in runs], Path(output)
     if step is not None and len(folders) > 1:
-        raise ConfigError(
-            "a step can be chosen for one run only; several runs have steps of their own", parameter="step"
-        )
+        message = "a step can be chosen for one run only; several runs have steps of their own"
+        raise ConfigError(message, parameter="step")
     started = {run: _started_from(run) for run in folders}
     trained, taken = _trained_parts(folders, step)
     model, variables = started[folders[0]]

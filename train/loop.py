@@ -16,7 +16,7 @@ from .data import Pipeline, pipelines
 from .log import Log, check_extras
 from .metrics import MetricsWindow, UnreadableRecordings, check_finite
 from .programs import Programs
-from .progress import Progress, RunMessage, StepProgress, ValidationProgress, ignore
+from .progress import ProgressCallback, RunMessage, StepProgress, ValidationProgress, ignore
 from .run_config import TrainConfig, load_config
 from .schedule import NewBob, learning_rate
 from .stages import Batch
@@ -51,11 +51,13 @@ class RunContext:
     train: Pipeline
     checkpoints: Checkpoints
     log: Log
-    report: Progress
+    report: ProgressCallback
     valid: Validation | None
 
 
-def run(config: TrainConfig | str | Path, run_dir: str | Path, *, progress: Progress | None = None) -> RunReport:
+def run(
+    config: TrainConfig | str | Path, run_dir: str | Path, *, progress: ProgressCallback | None = None
+) -> RunReport:
     """Train until the configured end, or until SIGTERM or Ctrl-C. The same call resumes a stopped run.
 
     Args:
@@ -110,7 +112,7 @@ def run(config: TrainConfig | str | Path, run_dir: str | Path, *, progress: Prog
 
 
 class Loop:
-    """Steps, and what happens between them.
+    """The loop over steps, with logging, validation and checkpoints between them.
 
     Args:
         validated: step of the last validation.

@@ -18,6 +18,8 @@ from focalcodec_jax.nn.spectral import stft_magnitude
 from .discriminators import DiscriminatorOutput
 from .sections import MelConfig
 
+Outputs = list[DiscriminatorOutput]
+"""One output per discriminator."""
 Rows = Float[Array, " batch"]
 """Weight of each item: 1 for a recording, 0 for an empty row."""
 
@@ -64,7 +66,7 @@ def mel_loss(
     configs: tuple[MelConfig, ...],
     rate_hz: int,
 ) -> Float[Array, ""]:
-    """L1 between log-mels over the frames that start within an item's length, averaged over resolutions.
+    """L1 between log-mels over frames that start within an item's length, averaged over resolutions.
 
     Both signals must be zero past the items' ends.
     """
@@ -79,9 +81,7 @@ def mel_loss(
 # --- adversarial -----------------------------------------------------------------------------------------------
 
 
-def discriminator_loss(
-    real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput], rows: Rows
-) -> Float[Array, ""]:
+def discriminator_loss(real: Outputs, fake: Outputs, rows: Rows) -> Float[Array, ""]:
     """Hinge loss, summed over discriminators."""
     return sum(
         (
@@ -92,12 +92,12 @@ def discriminator_loss(
     )
 
 
-def adversarial_loss(fake: list[DiscriminatorOutput], rows: Rows) -> Float[Array, ""]:
+def adversarial_loss(fake: Outputs, rows: Rows) -> Float[Array, ""]:
     """Hinge loss of the generator, max(0, 1 − score), summed over discriminators."""
     return sum((weighted_mean(jnp.maximum(0, 1 - f.scores), rows) for f in fake), start=jnp.zeros(()))
 
 
-def matching_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput], rows: Rows) -> Float[Array, ""]:
+def matching_loss(real: Outputs, fake: Outputs, rows: Rows) -> Float[Array, ""]:
     """L1 between the activations of the discriminators, averaged over all layers of all discriminators."""
     layers = [
         weighted_mean(jnp.abs(jax.lax.stop_gradient(a) - b).astype(jnp.float32), rows)
@@ -107,6 +107,6 @@ def matching_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutpu
     return sum(layers, start=jnp.zeros(())) / len(layers)
 
 
-def mean_score(outputs: list[DiscriminatorOutput], rows: Rows) -> Float[Array, ""]:
+def mean_score(outputs: Outputs, rows: Rows) -> Float[Array, ""]:
     """Score, averaged over discriminators."""
     return sum((weighted_mean(o.scores, rows) for o in outputs), start=jnp.zeros(())) / len(outputs)

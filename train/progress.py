@@ -57,9 +57,9 @@ class PrepareProgress:
     """Hours of audio so far."""
 
 
-Event = RunMessage | StepProgress | ValidationProgress | PrepareProgress
-Progress = Callable[[Event], None]
+ProgressEvent = RunMessage | StepProgress | ValidationProgress | PrepareProgress
+ProgressCallback = Callable[[ProgressEvent], None]
 
 
-def ignore(event: Event) -> None:
+def ignore(event: ProgressEvent) -> None:
     """The progress callback of a caller that gave none."""

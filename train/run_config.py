@@ -23,7 +23,7 @@ from .sections import (
     ModelConfig,
     OptimizerConfig,
     Part,
-)  # fmt: skip
+)
 from .stages import STAGES, Stage
 
 

@@ -20,7 +20,7 @@ from focalcodec_jax.recordings import audio
 from focalcodec_jax.recordings.recording import Recording, open_recording, pack, span
 from focalcodec_jax.recordings.sources import MANIFEST, find
 
-from .progress import PrepareProgress, Progress, RunMessage, ignore
+from .progress import PrepareProgress, ProgressCallback, RunMessage, ignore
 
 PLAN = "prepare.json"
 FAILURES = "failures.jsonl"
@@ -86,7 +86,7 @@ def prepare(
     output: str | Path,
     options: PrepareOptions | None = None,
     *,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> PrepareReport:
     """Pack recordings into shards. The same call resumes after an interruption with the missing shards.
 
@@ -146,9 +146,8 @@ def plan_shards(inputs: Sequence[Path], folder: Path, options: PrepareOptions) -
     fingerprint = hashlib.sha256(listed.encode()).hexdigest()
     kept = folder / PLAN
     if kept.is_file() and json.loads(kept.read_text())["fingerprint"] != fingerprint:
-        raise AudioError(
-            f"{folder} holds shards of other recordings or options; give an empty folder", parameter="output"
-        )
+        message = f"{folder} holds shards of other recordings or options; give an empty folder"
+        raise AudioError(message, parameter="output")
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(kept) as part:
         part.write_text(json.dumps({"fingerprint": fingerprint, "recordings": len(found)}) + "\n")
@@ -194,7 +193,7 @@ def write_shards(shards: Sequence[AudioShard], workers: int, done: Callable[[Aud
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(1, min(workers, len(shards))), mp_context=context) as pool:
-        jobs = {pool.submit(write, shard): shard for shard in shards}
+        jobs = {pool.submit(write_shard, shard): shard for shard in shards}
         try:
             for job in as_completed(jobs):
                 done(jobs[job], job.result())
@@ -203,8 +202,8 @@ def write_shards(shards: Sequence[AudioShard], workers: int, done: Callable[[Aud
             raise
 
 
-def write(shard: AudioShard) -> float:
-    """Write one shard and its listing, in which unreadable recordings have an error; returns its seconds of audio."""
+def write_shard(shard: AudioShard) -> float:
+    """Write one shard and its listing; returns its seconds of audio. The listing names unreadable recordings."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     lines, record = [], 0
@@ -213,7 +212,7 @@ def write(shard: AudioShard) -> float:
         writer = ArrayRecordWriter(str(part), "group_size:1")
         for recording in shard.recordings:
             try:
-                content, samples, rate_hz = flac(recording, shard.rate_hz)
+                content, samples, rate_hz = encode_flac(recording, shard.rate_hz)
             except AudioError as error:
                 lines.append({"id": recording.id, "error": str(error), "seconds": 0.0, "shard": shard.path.name})
                 continue
@@ -228,7 +227,7 @@ def write(shard: AudioShard) -> float:
     return sum(line["seconds"] for line in lines)
 
 
-def flac(recording: Recording, rate_hz: int | None) -> tuple[bytes, int, int]:
+def encode_flac(recording: Recording, rate_hz: int | None) -> tuple[bytes, int, int]:
     """A recording as 16-bit mono FLAC, its samples and its rate. A file in that format is copied.
 
     Raises:

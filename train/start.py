@@ -54,20 +54,20 @@ def starting_codec(config: TrainConfig, run_dir: Path, mesh: Mesh, *, begun: boo
     if begun:
         if not (run_dir / CODEC / "config.json").is_file():
             raise CheckpointError(f"{run_dir} has checkpoints, but not the {CODEC} that they started from")
-        model, params = _load(run_dir / CODEC, config.model, mesh)
+        model, params = _load_codec(run_dir / CODEC, config.model, mesh)
     elif config.model.checkpoint is not None:
-        model, params = _load(checkpoint_folder(config.model.checkpoint), config.model, mesh)
+        model, params = _load_codec(checkpoint_folder(config.model.checkpoint), config.model, mesh)
     else:
         model = FocalCodec(codec_config(config.model))
         params = random_params(config, model, mesh)
     if not begun:
-        _keep(run_dir / CODEC, model, params)
+        _keep_codec(run_dir / CODEC, model, params)
     name = config.definition.teacher
     if name is None:
         return StartingCodec(model, params)
-    teacher, teacher_params = _load(run_dir / TEACHER if begun else checkpoint_folder(name), config.model, mesh)
+    teacher, teacher_params = _load_codec(run_dir / TEACHER if begun else checkpoint_folder(name), config.model, mesh)
     if not begun:
-        _keep(run_dir / TEACHER, teacher, teacher_params)
+        _keep_codec(run_dir / TEACHER, teacher, teacher_params)
     return StartingCodec(model, {**params, "teacher": {"encoder": teacher_params["encoder"]}}, teacher)
 
 
@@ -98,13 +98,13 @@ def random_params(config: TrainConfig, model: FocalCodec, mesh: Mesh) -> dict[st
     return jax.jit(init, out_shardings=where)(key)
 
 
-def _load(folder: Path, config: ModelConfig, mesh: Mesh) -> tuple[FocalCodec, Any]:
+def _load_codec(folder: Path, config: ModelConfig, mesh: Mesh) -> tuple[FocalCodec, Any]:
     model, variables = load_pretrained(folder, dtype=config.dtype)
     params = jax.device_get(variables["params"])
     return model, sharding.put(params, sharding.shardings(params, mesh))
 
 
-def _keep(folder: Path, model: FocalCodec, params: Any) -> None:
+def _keep_codec(folder: Path, model: FocalCodec, params: Any) -> None:
     host = jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), params)
     if jax.process_index() == 0:
         save_pretrained(folder, model, {"params": host})

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from focalcodec_jax.nn.codec import FocalCodec
 
 from . import losses
-from .discriminators import DiscriminatorOutput, Discriminators
+from .discriminators import Discriminators
 from .run_config import TrainConfig
 from .sections import OptimizerConfig
 from .stages import Batch, Leaf, Outcome, StageContext, merge_params
@@ -126,7 +126,7 @@ class Trainer:
             The next state; and metrics, summed or averaged over the global batch.
         """
         gather, scatter = layout.gather, layout.scatter
-        micro_batches = split(batch, self.config.optimizer.accumulate)
+        micro_batches = split_batch(batch, self.config.optimizer.accumulate)
         frozen = gather(frozen)
         metrics: Metrics = {}
 
@@ -163,7 +163,9 @@ class Trainer:
             The loss; and scalars, their weight, and the spectral state after one power iteration.
         """
         assert self.discriminators is not None
-        both = jax.lax.stop_gradient(jnp.concatenate([outcome.real, outcome.fake]))  # pyright: ignore[reportArgumentType]
+        assert outcome.real is not None
+        assert outcome.fake is not None
+        both = jax.lax.stop_gradient(jnp.concatenate([outcome.real, outcome.fake]))
         variables = {"params": params, "spectral": spectral}
         outputs, changed = self.discriminators.apply(variables, both, mutable=["spectral"])
         real, fake = (jax.tree.map(lambda x, half=half: jnp.split(x, 2)[half], outputs) for half in (0, 1))
@@ -189,7 +191,7 @@ class Trainer:
         terms = dict(outcome.terms)
         if discriminators is not None:
             assert self.discriminators is not None
-            fake: list[DiscriminatorOutput] = self.discriminators.apply(discriminators, outcome.fake)  # pyright: ignore[reportAssignmentType]
+            fake: Any = self.discriminators.apply(discriminators, outcome.fake)
             terms["adversarial"] = losses.adversarial_loss(fake, batch.rows)
             if self.config.loss.matching:
                 real: Any = jax.lax.stop_gradient(self.discriminators.apply(discriminators, outcome.real))
@@ -234,7 +236,7 @@ class Trainer:
         return optax.apply_updates(params, updates), following, norms
 
 
-def split(batch: Batch, pieces: int) -> Batch:
+def split_batch(batch: Batch, pieces: int) -> Batch:
     """Micro-batches along a new first axis.
 
     Neighbouring rows go to different micro-batches, so that each device keeps the rows it holds.

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from focalcodec_jax.console import one_line
 from focalcodec_jax.train.footprint import Footprint, MemoryRow, ParameterRow
-from focalcodec_jax.train.progress import Event, PrepareProgress, RunMessage, StepProgress, ValidationProgress
+from focalcodec_jax.train.progress import PrepareProgress, ProgressEvent, RunMessage, StepProgress, ValidationProgress
 from focalcodec_jax.train.start import as_plain_yaml
 
 STEP_TEXT = "loss {task.fields[loss]} · valid {task.fields[valid]} · {task.fields[speed]}"
@@ -30,7 +30,7 @@ class ProgressDisplay:
     def __exit__(self, *problem) -> None:
         self.open.close()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: ProgressEvent) -> None:
         """The progress callback."""
         if self.bar is None:
             self.open.close()  # A phase ends with the next event.

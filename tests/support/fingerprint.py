@@ -24,10 +24,11 @@ from focalcodec_jax.train.step import Trainer
 from support.training import tiny
 
 
-def first_step(data: str, stage: str, mesh_sizes: str) -> dict:
+def first_step(data: str, stage: str, mesh_sizes: str, devices: list | None = None) -> dict:
+    """Scalars, memory and collectives of one step; on all devices by default."""
     sizes = dict(zip(sharding.AXES, map(int, mesh_sizes.split(",")), strict=True))
     config = tiny(stage, mesh=sizes)
-    mesh = sharding.make_mesh(config.mesh, config.data.batch_size)
+    mesh = sharding.make_mesh(config.mesh, config.data.batch_size, devices)
     model = FocalCodec(codec_config(config.model))
     trained, frozen = config.split_params(random_params(config, model, mesh))
     programs = Programs(Trainer(config, model), mesh, trained, frozen)

@@ -1,4 +1,4 @@
-"""Corpora, shards and batches: everything once, the same however the work is divided, and bad records named."""
+"""Corpora, shards and batches: each recording once, independence of the division of work, and named errors."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from focalcodec_jax.recordings.recording import read
 from focalcodec_jax.recordings.sources import find
 from focalcodec_jax.train import PrepareOptions, PrepareProgress, RunMessage, prepare, sharding
 from focalcodec_jax.train.data import NO_RECORDING, BatchPlan, BatchReader, Pipeline, PlannedBatch, select
-from focalcodec_jax.train.shards import AudioShard, plan_shards, write
+from focalcodec_jax.train.shards import AudioShard, plan_shards, write_shard
 
 LENGTHS = np.random.default_rng(0).gamma(4.0, 16_000, 203).astype(int) + 2000
 
@@ -68,7 +68,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_rows_are_the_same_however_they_are_divided(folder: Path):
-    """A crop depends on its place in the global batch, not on who reads it."""
+    """A crop depends on its row in the global batch, and not on the process that reads it."""
     config = tiny("end-to-end").data
     found = find([folder])
     chosen = BatchPlan(np.array([r.samples for r in found]), config, seed=3, align=320)
@@ -156,10 +156,10 @@ def test_prepare_keeps_every_sample(folder: Path, tmp_path: Path):
         np.testing.assert_array_equal(read(packed[index]), read(plain[index]))
 
 
-def test_prepare_goes_on_where_it_was_cut_off(folder: Path, tmp_path: Path):
+def test_prepare_resumes_after_an_interruption(folder: Path, tmp_path: Path):
     options, events = PrepareOptions(per_shard=4, workers=1), []
     planned = shards([folder], tmp_path)
-    write(planned[1])
+    write_shard(planned[1])
     written = planned[1].path.stat().st_mtime_ns
     (tmp_path / ".shard-00000.123.part.array_record").write_bytes(b"cut off")
     report = prepare([folder], tmp_path, options, progress=events.append)
@@ -183,7 +183,7 @@ def test_prepare_on_a_full_disk_leaves_nothing_half_written(folder: Path, tmp_pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
-            write(shard)
+            write_shard(shard)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["prepare.json"]
@@ -233,7 +233,7 @@ def test_prepare_takes_listed_ids_and_manifests(folder: Path, tmp_path: Path):
         (b"\xff\xfe\x00", "is not a text file of ids"),
     ],
 )
-def test_lists_of_ids_that_say_nothing_clear(listed: bytes, message: str, folder: Path, tmp_path: Path):
+def test_wrong_lists_of_ids_are_named(listed: bytes, message: str, folder: Path, tmp_path: Path):
     for part in ("a", "b"):
         (tmp_path / "in" / part).mkdir(parents=True)
         os.link(folder / "utterance-01.flac", tmp_path / "in" / part / "same.flac")
@@ -254,7 +254,7 @@ def test_lists_of_ids_that_say_nothing_clear(listed: bytes, message: str, folder
         ("list.jsonl", b'{"audio": {"path": "a.wav"}}\n', "entry 1: audio is .* not the path of a file"),
     ],
 )
-def test_manifests_that_say_nothing(name: str, content: bytes, message: str, tmp_path: Path):
+def test_wrong_manifests_are_named(name: str, content: bytes, message: str, tmp_path: Path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(AudioError, match=message):
         find([tmp_path / name])

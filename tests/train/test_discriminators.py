@@ -15,7 +15,7 @@ NARROW = DiscriminatorConfig(width=0.03, periods=(3,), num_scales=2)
 
 
 def test_parameter_count_of_hifigan():
-    """70.7 M, where a normalised kernel counts once: its 21,799 norms are not counted beside it."""
+    """70.7 M without the 21,799 norms of the normalised kernels."""
     model = Discriminators(DiscriminatorConfig(), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 7040)))
     sizes = {path: math.prod(leaf.shape) for path, leaf in flatten_dict(shapes["params"], sep="/").items()}
@@ -42,10 +42,11 @@ def test_the_spectral_state_changes_in_training_only():
     model = Discriminators(NARROW, jnp.float32)
     sig = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1000)), jnp.float32)
     variables = jax.jit(model.init)(jax.random.key(0), sig)
-    judge = jax.jit(lambda x: model.apply(variables, x))
-    judgements = judge(sig)
-    assert [len(j.layers) for j in judgements] == [6, 8, 8]
-    assert all(j.scores.shape[0] == 2 and j.layers[-1].shape == j.scores.shape for j in judgements)
-    # one recording's judgement does not depend on the other
-    for one, both in zip(judge(sig.at[1].set(0)), judgements, strict=True):
+    apply = jax.jit(lambda x: model.apply(variables, x))
+    outputs = apply(sig)
+    assert [len(output.layers) for output in outputs] == [6, 8, 8]
+    assert all(output.scores.shape[0] == 2 for output in outputs)
+    assert all(output.layers[-1].shape == output.scores.shape for output in outputs)
+    # The output for one recording does not depend on the other.
+    for one, both in zip(apply(sig.at[1].set(0)), outputs, strict=True):
         np.testing.assert_allclose(one.scores[0], both.scores[0], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Discriminators and their losses beside the same formulas in PyTorch, on shared weights.
+"""Discriminators and their losses, compared with the same formulas in PyTorch on shared weights.
 
 Run with `pytest -m live` where torch is installed.
 """
@@ -23,7 +23,7 @@ GROUPS = {"period": (1,) * 5, "scale": (1, 4, 16, 16, 16, 16, 1)}
 
 
 def in_torch(name: str, params: Any, spectral: Any, sig: Any) -> list:
-    """One discriminator's activations, the scores last, by torch's own convolutions and normalisations."""
+    """Activations of one discriminator, the scores last, from torch's convolutions and normalisations."""
     import torch
     from torch.nn import functional as F  # noqa: N812
 
@@ -53,7 +53,7 @@ def in_torch(name: str, params: Any, spectral: Any, sig: Any) -> list:
             conv = torch.nn.utils.parametrizations.spectral_norm(conv)
             parametrization = conv.parametrizations.weight
             parametrization.original.data = weight[..., None]
-            # torch flattens (dim_in, kernel), this package (kernel, dim_in)
+            # PyTorch flattens (dim_in, kernel), this package (kernel, dim_in).
             v = torch.tensor(np.array(spectral[key]["v"])).reshape(size, dim_in).T.reshape(-1)
             parametrization[0]._v.data, parametrization[0]._u.data = v, torch.tensor(np.array(spectral[key]["u"]))
             conv.eval()
@@ -91,22 +91,22 @@ def test_discriminators_and_their_losses():
     ones = jnp.ones(2)
 
     def ours(fake):
-        judged = [model.apply(variables, jnp.asarray(sig)) for sig in (real, fake)]
+        outputs = [model.apply(variables, jnp.asarray(sig)) for sig in (real, fake)]
         terms = (
-            losses.discriminator_loss(*judged, ones),
-            losses.adversarial_loss(judged[1], ones),
-            losses.matching_loss(*judged, ones),
+            losses.discriminator_loss(*outputs, ones),
+            losses.adversarial_loss(outputs[1], ones),
+            losses.matching_loss(*outputs, ones),
         )
-        return terms[1] + 54 * terms[2], (terms, judged)
+        return terms[1] + 54 * terms[2], (terms, outputs)
 
-    (_, (terms, judged)), grad = jax.jit(jax.value_and_grad(ours, has_aux=True))(jnp.asarray(fake))
+    (_, (terms, outputs)), grad = jax.jit(jax.value_and_grad(ours, has_aux=True))(jnp.asarray(fake))
     wave = torch.tensor(fake, requires_grad=True)
     spectral = variables["spectral"]
     theirs = [
         [in_torch(n, p, spectral.get(n), sig) for n, p in variables["params"].items()]
         for sig in (torch.tensor(real), wave)
     ]
-    for own, reference in zip(judged[1], sorted_as(variables["params"], theirs[1], CONFIG), strict=True):
+    for own, reference in zip(outputs[1], sorted_as(variables["params"], theirs[1], CONFIG), strict=True):
         assert relative_error(np.asarray(own.scores).reshape(-1), scores(reference[-1])) <= 1e-5
     expected = torch_losses(*theirs)
     for own, reference in zip(terms, expected, strict=True):
@@ -116,7 +116,7 @@ def test_discriminators_and_their_losses():
 
 
 def sorted_as(params: Any, layers: list, config: DiscriminatorConfig) -> list:
-    """In the order in which this package judges: periods, then scales."""
+    """Layers in the order of this package: periods, then scales."""
     names = [f"period_{p}" for p in config.periods] + [f"scale_{s}" for s in range(config.num_scales)]
     return [layers[list(params).index(name)] for name in names]
 
@@ -126,8 +126,8 @@ def scores(x: Any) -> np.ndarray:
     return x.detach().numpy()[:, 0].swapaxes(1, 2).reshape(-1)
 
 
-def test_power_iteration_is_torchs():
-    """One training step from the same u, as HiFi-GAN's `spectral_norm` takes it."""
+def test_power_iteration_equals_that_of_torch():
+    """One power iteration from the same u equals that of `torch.nn.utils.spectral_norm`."""
     import torch
 
     layer = NormedConv(8, 5, 1, 1, True, False, jnp.float32)

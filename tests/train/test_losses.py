@@ -1,4 +1,4 @@
-"""Losses beside the reference's values, their formulas, and librosa; and what must not reach them."""
+"""Losses equal reference values, their definitions, and librosa; padding does not change them."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_quantizer_as_the_reference_trains_it(name: str):
 
 
 def dense_entropies(lats: np.ndarray, inv_temperature: float) -> tuple[float, float]:
-    """By the definition: a probability for every code of every frame."""
+    """The definition, with a probability for every code of every frame."""
     bits = lats.shape[-1]
     codes = np.asarray(bsq.toks_to_codes(jnp.arange(2**bits), bits), np.float64)
     logits = 2 * inv_temperature * lats.reshape(-1, bits).astype(np.float64) @ codes.T
@@ -59,14 +59,14 @@ def test_entropies_equal_the_dense_form(bits: int, inv_temperature: float):
     )
 
 
-def test_entropy_loss_of_nothing_is_nothing():
-    """A batch of which nothing could be read must not spoil a mean over batches."""
+def test_entropy_loss_of_an_empty_batch_is_zero():
+    """A batch of unreadable recordings must not change a mean over batches."""
     value, grad = jax.value_and_grad(bsq.entropy_loss)(jnp.full((2, 9, 6), 0.4), jnp.array([0, 0]))
     assert value == 0
     assert not grad.any()
 
 
-def test_entropy_loss_knows_no_padding():
+def test_entropy_loss_ignores_padding():
     rng = np.random.default_rng(0)
     lats = bsq.normalize(jnp.asarray(rng.normal(size=(2, 9, 6)), jnp.float32))
     lengths = jnp.array([9, 4])
@@ -88,7 +88,7 @@ def test_hinge_as_the_reference_computes_it():
 
 
 def test_hinges_and_matching_by_hand():
-    rows = jnp.array([1.0, 0.0])  # the second could not be read
+    rows = jnp.array([1.0, 0.0])  # The second item could not be read.
     scores = jnp.array([[0.5, 3.0], [99.0, 99.0]])
     one = DiscriminatorOutput(scores, [jnp.array([[1.0], [9.0]]), scores])
     other = DiscriminatorOutput(-scores, [jnp.array([[4.0], [9.0]]), -scores])
@@ -111,8 +111,8 @@ def test_log_mel_equals_librosa(n_fft: int, hop: int, floor: float):
     np.testing.assert_allclose(found, np.log(np.maximum(magnitude, floor)).swapaxes(1, 2), atol=2e-4)
 
 
-def test_losses_know_no_padding():
-    """Longer padding changes nothing; nor does an item that could not be read."""
+def test_losses_ignore_padding():
+    """Longer padding and an unreadable item change nothing."""
     rng = np.random.default_rng(0)
     real, fake = (jnp.asarray(rng.normal(size=(2, 4000)), jnp.float32) for _ in range(2))
     lengths = jnp.array([4000, 2500])

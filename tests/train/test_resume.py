@@ -155,6 +155,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(tmp_path: Path):
     """A limit on file size simulates the full disk. The write fails in the same way, with another error number."""
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(1, state(1), {"host": {}}, None)
+    noise = {"decoder": np.random.default_rng(0).normal(size=30_000)}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -162,7 +163,6 @@ def test_a_full_disk_leaves_earlier_checkpoints(tmp_path: Path):
             pytest.raises((OSError, CheckpointError), match=r"checkpoints|too large"),
             Checkpoints(tmp_path, CheckpointConfig()) as checkpoints,
         ):
-            noise = {"decoder": np.random.default_rng(0).normal(size=30_000)}
             checkpoints.save(2, replace(state(2), params=noise), {"host": {}}, None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

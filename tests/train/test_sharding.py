@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec as P
+from support.fingerprint import first_step
 from support.training import free_port, recordings, tiny
 
 from focalcodec_jax.config import PRESETS
@@ -105,7 +106,8 @@ def finish(*processes: subprocess.Popen) -> dict:
 
 @pytest.fixture(scope="module")
 def one_device(folder: Path) -> dict:
-    return {stage: finish(start(folder, stage, ["1,1,1"], 1))["1,1,1"] for stage in ("quantizer", "end-to-end")}
+    devices = jax.devices()[:1]
+    return {stage: first_step(str(folder), stage, "1,1,1", devices) for stage in ("quantizer", "end-to-end")}
 
 
 def assert_same_step(found: dict, expected: dict) -> None:

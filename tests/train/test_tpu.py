@@ -1,4 +1,4 @@
-"""The training step compiles for a TPU pod, as far as that shows without one.
+"""The training step compiles for a TPU pod. This needs no TPU.
 
 Run with `JAX_PLATFORMS=cpu pytest -m tpu` where jax[tpu] is installed.
 """

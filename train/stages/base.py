@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
+from focalcodec_jax.config import CodecConfig
 from focalcodec_jax.errors import ConfigError
 from focalcodec_jax.nn import bsq, lengths as count
 from focalcodec_jax.nn.codec import FocalCodec
@@ -110,10 +110,7 @@ class Stage:
     trains: tuple[Part, ...] | None
     """Parts that are trained; None lets the configuration choose them in `trainable`."""
     frozen: tuple[str, ...] = ()
-    """Regular expressions of parameter paths that stay fixed in the trained parts.
-
-    For example `encoder/encoder/relative_embedding`.
-    """
+    """Regular expressions of paths, such as `encoder/feature_extractor`, that stay fixed within trained parts."""
     crops: bool = False
     """Whether batches are random crops of `data.crop_seconds`. Otherwise they are whole recordings."""
     output_rates_hz: tuple[int, ...] | None = None
@@ -123,7 +120,7 @@ class Stage:
     needs_checkpoint: bool = False
     """Whether training starts from `model.checkpoint` and not from random weights."""
     teacher: str | None = None
-    """Hub name or folder of the codec whose frozen encoder computes the targets, or None."""
+    """Hub name or folder of the codec whose frozen encoder computes the targets. None: no teacher."""
     codec_checks: tuple[CodecCheck, ...] = ()
     """Further conditions on the codec."""
 
@@ -227,12 +224,12 @@ def through_codes(
 
 
 def compare_audio(context: StageContext, batch: Batch, real: Array, fake: Array, samples: Array) -> Outcome:
-    """Log-mel loss between two signals (batch, samples) over their real samples (batch,)."""
-    samples = samples * (batch.lengths > 0)
+    """Log-mel loss between two signals (batch, samples) at the codec's output rate, over real samples (batch,)."""
+    samples, rate_hz = samples * (batch.lengths > 0), context.model.config.sample_rate_out_hz
     real, fake = (zero_padding(sig[..., None], samples)[..., 0] for sig in (real, fake))
     terms = {}
     if context.loss.mel:
-        terms["mel"] = losses.mel_loss(fake, real, samples, context.loss.mels, SAMPLE_RATE_HZ)
+        terms["mel"] = losses.mel_loss(fake, real, samples, context.loss.mels, rate_hz)
     return Outcome(terms, samples.sum().astype(jnp.float32), real, fake)
 
 

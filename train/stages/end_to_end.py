@@ -18,7 +18,7 @@ from .base import (
     compare_audio,
     joined,
     through_codes,
-)  # fmt: skip
+)
 
 
 def forward(context: StageContext, params: Params, batch: Batch) -> Outcome:
