@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -113,7 +112,8 @@ def _conclude(journal: Journal, blocks: int, seconds: float, usage: events.Devic
     return DetokenizeReport(journal.folder.path, seconds, usage, blocks, blocks - len(done), len(failures))
 
 
-class TokenWindow(NamedTuple):
+@dataclass(frozen=True)
+class TokenWindow:
     """Identifies a window of a token sequence in the engine."""
 
     block: int

@@ -9,7 +9,6 @@ the data set.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -198,7 +197,8 @@ class DatasetPlan:
         )
 
 
-class AudioWindow(NamedTuple):
+@dataclass(frozen=True)
+class AudioWindow:
     """Identifies a window of a recording in the engine."""
 
     index: int
