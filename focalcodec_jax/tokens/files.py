@@ -24,10 +24,8 @@ def write(path: Path, tokens: Tokens) -> None:
         with written_whole(path) as part:
             np.save(part, toks)
     elif path.suffix == ".npz":
-        with (
-            written_whole(path) as part,
-            zipfile.ZipFile(part, "w") as archive,
-        ):  # np.savez reserves some names, such as "file"
+        # np.savez cannot store names that are also its parameters, such as "file"
+        with written_whole(path) as part, zipfile.ZipFile(part, "w") as archive:
             for name, toks in tokens.items():
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, toks)

@@ -1,5 +1,6 @@
 """`tokenize`, `detokenize` and `plan_summary` as Python functions: reports, progress events and options."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from support.corpora import SECONDS, rows, tokenize_error
 
 import focalcodec_jax
 from focalcodec_jax import DetokenizeOptions, TokenizeOptions, detokenize, packed_sequences, tokenize
+from focalcodec_jax.cli import corpus
 from focalcodec_jax.corpus import progress as events
 from focalcodec_jax.corpus.dryrun import plan_summary
 from focalcodec_jax.errors import ConfigError, FocalCodecError
@@ -102,6 +104,13 @@ def test_plan_summary(codec_folder: str, folder: Path):
     assert sum(batch.share for batch in summary.batches) == pytest.approx(1)
     assert summary.padding_share is not None
     assert 0 < summary.padding_share < 1
+
+
+@pytest.mark.parametrize("command", [corpus.tokenize, corpus.detokenize])
+def test_both_commands_share_their_options(command):
+    shared = inspect.signature(corpus.shared_options).parameters
+    assert inspect.signature(command).parameters.keys() >= shared.keys()
+    assert "shared" not in inspect.signature(command).parameters
 
 
 def test_public_names():
