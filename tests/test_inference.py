@@ -70,7 +70,7 @@ def test_similar_lengths_compile_nothing(codec: Codec):
     rng = np.random.default_rng(0)
     codec.decode(codec.encode(rng.normal(size=9000).astype(np.float32), 16000))
 
-    def listen(event: str, duration: float, **_):
+    def listen(event: str, duration_secs: float, **_: str | int):
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
@@ -97,7 +97,7 @@ def test_resamples(codec: Codec):
     sig = (0.3 * np.sin(2 * np.pi * 440 * seconds)).astype(np.float32)
     (toks,) = codec.encode(sig, 48000)
     assert len(toks) == 49
-    assert len(codec.encode(np.float32([0.1]), 8000)[0]) == 1
+    assert len(codec.encode(np.array([0.1], np.float32), 8000)[0]) == 1
 
 
 def test_voice_conversion_equals_the_reference(codec: Codec):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -68,11 +69,11 @@ def test_parameters_are_float32_for_any_compute_dtype():
     model, variables = load_pretrained(GOLDEN / "offline_50hz", dtype="bfloat16")
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
     sig = jax.numpy.asarray(load_file(GOLDEN / "offline_50hz/io.safetensors")["5119.sig"])
-    feats = model.apply(variables, sig, method="sig_to_feats")
-    lats = model.apply(variables, feats, method="feats_to_lats")
+    feats: Any = model.apply(variables, sig, method="sig_to_feats")
+    lats: Any = model.apply(variables, feats, method="feats_to_lats")
     assert (feats.dtype, lats.dtype) == (np.dtype("bfloat16"), np.float32)
     exact, _ = load_pretrained(GOLDEN / "offline_50hz")
-    reference = exact.apply(variables, exact.apply(variables, sig, method="sig_to_feats"), method="feats_to_lats")
+    reference: Any = exact.apply(variables, exact.apply(variables, sig, method="sig_to_feats"), method="feats_to_lats")
     assert 0 < np.abs(lats - reference).max() < 0.2
 
 

@@ -6,6 +6,7 @@ Run with `pytest -m live` in an environment with torch and transformers.
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -53,8 +54,10 @@ def test_wavlm_of_transformers(weights: str, tmp_path: Path, small_preset):
     )
     model = WavLMModel(config).eval()
     with torch.no_grad():
-        for layer in model.encoder.layers:
-            layer.attention.gru_rel_pos_const.normal_(1, 0.5)
+        layers: Any = model.encoder.layers
+        for layer in layers:
+            const: Any = layer.get_parameter("attention.gru_rel_pos_const")
+            const.normal_(1, 0.5)
     source = tmp_path / "wavlm"
     model.save_pretrained(source)
     if weights != "model.safetensors":

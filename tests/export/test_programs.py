@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +94,9 @@ def test_needs_jax_and_flatbuffers_alone(exported, tmp_path: Path):
     golden = load_golden("causal_ragged")
     folder = shutil.copytree(exported("causal_ragged"), tmp_path / "elsewhere")
     batches = {"a": recordings((300, 2000)), "b": recordings((6500, 5000, 700))}
-    lengths = {f"{name}_lengths": samples for name, (_, samples) in batches.items()}
-    np.savez(folder / "inputs.npz", **{name: sig for name, (sig, _) in batches.items()}, **lengths)
+    arrays: dict[str, Any] = {f"{name}_lengths": samples for name, (_, samples) in batches.items()}
+    arrays |= {name: sig for name, (sig, _) in batches.items()}
+    np.savez(folder / "inputs.npz", **arrays)
     subprocess.run([sys.executable, "-c", SCRIPT], cwd=folder, check=True, env=os.environ | {"PYTHONPATH": ""})
     with np.load(folder / "made.npz") as made:
         assert made["rate"] == 24000
@@ -133,7 +135,7 @@ def test_relative_bias_of_symbolic_sizes(frames: int):
     """The form that supports a symbolic number of frames equals a direct lookup, for near and far distances."""
     config = PRESETS["focalcodec_50hz"].encoder
     module = wavlm.RelativeBias(config)
-    variables = module.init(jax.random.key(0), 1)
+    variables: Any = module.init(jax.random.key(0), 1)
     relative = np.arange(frames)[None] - np.arange(frames)[:, None]
     bucket = wavlm.relative_position_bucket(relative, config.num_buckets, config.max_distance)
     plain = jnp.moveaxis(variables["params"]["embedding"][bucket], -1, 0)

@@ -15,7 +15,7 @@ from focalcodec_jax.nn import bsq, voice
 from focalcodec_jax.nn.codec import initialize
 from focalcodec_jax.train import losses
 from focalcodec_jax.train.discriminators import Discriminators
-from focalcodec_jax.train.run_config import DiscriminatorConfig, MelConfig
+from focalcodec_jax.train.sections import DiscriminatorConfig, MelConfig
 
 DIFFERENTIATED = ("offline_options", "causal_ragged", "offline_12_5hz")
 OTHERS = [name for name in CODECS if not name.startswith("legacy") and name not in DIFFERENTIATED]
@@ -50,7 +50,8 @@ def test_gradients(name: str):
     model, variables = model_and_variables(name)
 
     def loss(variables, sig, lengths):
-        _, codes, decoded = model.apply(variables, sig, lengths)
+        result: Any = model.apply(variables, sig, lengths)
+        _, codes, decoded = result
         return codes.sum() + (decoded**2).mean()
 
     jax.eval_shape(jax.grad(loss), variables, SIG, LENGTHS)
@@ -84,8 +85,8 @@ def test_discriminators_and_adversarial_losses(split: bool):
 
     def loss(variables, fake, real):
         rows = jnp.ones(len(fake))
-        real, _ = model.apply(variables, real, mutable=["spectral"])
-        fake = model.apply(variables, fake)
+        both: Any = model.apply(variables, real, mutable=["spectral"]), model.apply(variables, fake)
+        (real, _), fake = both
         return (
             losses.discriminator_loss(real, fake, rows)
             + losses.adversarial_loss(fake, rows)

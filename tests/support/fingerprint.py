@@ -49,7 +49,7 @@ def first_step(data: str, stage: str, mesh_sizes: str, devices: list | None = No
         "bytes": state_bytes(kept, mesh),
         "all_bytes": state_bytes(kept),
         "collectives": sorted(
-            set(re.findall(r"(all-reduce|all-gather|reduce-scatter)(?:-start)?\(", program.as_text()))
+            set(re.findall(r"(all-reduce|all-gather|reduce-scatter)(?:-start)?\(", program.as_text() or ""))
         ),
     }
     state, metrics = program(state, frozen, batch, np.float32(1e-3))

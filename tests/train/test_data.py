@@ -141,7 +141,7 @@ def test_unreadable_and_empty_recordings_are_empty_rows_with_a_reason(folder: Pa
 
 
 def shards(inputs: list[Path], output: Path, **changes) -> list[AudioShard]:
-    return plan_shards(inputs, output, PrepareOptions(**{"per_shard": 4} | changes))
+    return plan_shards(inputs, output, PrepareOptions(**{"per_shard": 4, **changes}))
 
 
 def test_prepare_keeps_every_sample(folder: Path, tmp_path: Path):

@@ -1,6 +1,7 @@
 """Discriminators: sizes, normalisations, and independence of the items."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,10 @@ NARROW = DiscriminatorConfig(width=0.03, periods=(3,), num_scales=2)
 def test_parameter_count_of_hifigan():
     """70.7 M without the 21,799 norms of the normalised kernels."""
     model = Discriminators(DiscriminatorConfig(), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 7040)))
-    sizes = {path: math.prod(leaf.shape) for path, leaf in flatten_dict(shapes["params"], sep="/").items()}
+    shapes: Any = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 7040)))
+    sizes = {
+        path: math.prod(leaf.shape) for path, leaf in dict[str, Any](flatten_dict(shapes["params"], sep="/")).items()
+    }
     norms = {path: size for path, size in sizes.items() if path.endswith("/scale")}
     assert sum(sizes.values()) - sum(norms.values()) == 70_702_792
     assert sum(norms.values()) == 21_799

@@ -43,7 +43,7 @@ def in_torch(name: str, params: Any, spectral: Any, sig: Any) -> list:
         own = {k: torch.tensor(np.array(v)) for k, v in params[key].items()}
         size, dim_in, dim_out = own["kernel"].shape
         weight = own["kernel"].permute(2, 1, 0)  # (dim_out, dim_in, kernel)
-        conv = torch.nn.Conv2d(dim_in, dim_out, (size, 1))
+        conv: Any = torch.nn.Conv2d(dim_in, dim_out, (size, 1))
         if "scale" in own:
             conv = torch.nn.utils.parametrizations.weight_norm(conv)
             parametrization: Any = conv.parametrizations.weight
@@ -91,11 +91,11 @@ def test_discriminators_and_their_losses():
     ones = jnp.ones(2)
 
     def ours(fake):
-        outputs = [model.apply(variables, jnp.asarray(sig)) for sig in (real, fake)]
+        outputs: Any = [model.apply(variables, jnp.asarray(sig)) for sig in (real, fake)]
         terms = (
-            losses.discriminator_loss(*outputs, ones),
+            losses.discriminator_loss(outputs[0], outputs[1], ones),
             losses.adversarial_loss(outputs[1], ones),
-            losses.matching_loss(*outputs, ones),
+            losses.matching_loss(outputs[0], outputs[1], ones),
         )
         return terms[1] + 54 * terms[2], (terms, outputs)
 
@@ -112,6 +112,7 @@ def test_discriminators_and_their_losses():
     for own, reference in zip(terms, expected, strict=True):
         np.testing.assert_allclose(own, reference.item(), rtol=1e-5)
     (expected[1] + 54 * expected[2]).backward()
+    assert wave.grad is not None
     assert relative_error(np.asarray(grad), wave.grad.numpy()) <= 1e-4
 
 
@@ -133,7 +134,8 @@ def test_power_iteration_equals_that_of_torch():
     layer = NormedConv(8, 5, 1, 1, True, False, jnp.float32)
     x = jnp.ones((1, 12, 6))
     variables = layer.init(jax.random.key(0), x)
-    y, changed = layer.apply(variables, x, mutable=["spectral"])
+    result: Any = layer.apply(variables, x, mutable=["spectral"])
+    y, changed = result
     params = {name: torch.tensor(np.array(value)) for name, value in variables["params"].items()}
     conv = torch.nn.utils.spectral_norm(torch.nn.Conv1d(6, 8, 5, padding=2))
     state: Any = conv.train()

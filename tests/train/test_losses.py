@@ -120,7 +120,7 @@ def test_losses_ignore_padding():
     configs = (MelConfig(), MelConfig(n_fft=256, hop_length=64, num_mels=10))
     expected = losses.mel_loss(fake, real, lengths, configs, 16_000)
     longer = [jnp.pad(x, ((0, 1), (0, 3000))) for x in (fake, real)]
-    found = losses.mel_loss(*longer, jnp.array([4000, 2500, 0]), configs, 16_000)
+    found = losses.mel_loss(longer[0], longer[1], jnp.array([4000, 2500, 0]), configs, 16_000)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
     feats = jnp.asarray(rng.normal(size=(2, 6, 3)), jnp.float32)

@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +57,13 @@ def test_a_registered_stage_trains_resumes_and_exports(dummy: Stage, tmp_path: P
     losses = [line["loss/feature"] for line in measured(run_dir, "train")]
     assert losses[0] > 0
     assert report.valid_loss is not None
-    before = flatten_dict(load_pretrained(run_dir / CODEC)[1]["params"], sep="/")
-    trained = flatten_dict(load_params(run_dir, 2)[0], sep="/")
+    before: dict[str, Any] = flatten_dict(load_pretrained(run_dir / CODEC)[1]["params"], sep="/")
+    trained: dict[str, Any] = flatten_dict(load_params(run_dir, 2)[0], sep="/")
     assert trained
     assert not any("_embedding/" in path for path in trained)
     assert any(not np.array_equal(leaf, before[path]) for path, leaf in trained.items())
     codec_from_runs([run_dir], tmp_path / "codec")
-    after = flatten_dict(load_pretrained(tmp_path / "codec")[1]["params"], sep="/")
+    after: dict[str, Any] = flatten_dict(load_pretrained(tmp_path / "codec")[1]["params"], sep="/")
     for path, leaf in after.items():
         np.testing.assert_array_equal(leaf, trained.get(path, before[path]), err_msg=path)
 
