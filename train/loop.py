@@ -44,7 +44,7 @@ class RunReport:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run works with."""
+    """Configuration, programs, data and outputs of a run."""
 
     config: TrainConfig
     programs: Programs
@@ -76,10 +76,10 @@ def run(
     run_dir, report = Path(run_dir), progress or ignore
     check_extras(config.log)
     mesh = sharding.make_mesh(config.mesh, config.data.batch_size)
-    begun = has_checkpoints(run_dir)
-    changes = changes_since(run_dir, config) if begun else {}
+    resumed = has_checkpoints(run_dir)
+    changes = changes_since(run_dir, config) if resumed else {}
     report(RunMessage("loading the codec", "phase"))
-    codec = starting_codec(config, run_dir, mesh, begun=begun)
+    codec = starting_codec(config, run_dir, mesh, resumed=resumed)
     trainer = Trainer(config, codec.model, codec.teacher)
     trained, frozen = config.split_params(codec.params)
     report(RunMessage("looking through the recordings", "phase"))

@@ -48,7 +48,7 @@ class MetricsWindow:
 
     @property
     def speed(self) -> Speed:
-        """Speed since the window began."""
+        """Speed since the start of the window."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
         rate, peak = self.sums.get("flop", 0) / elapsed, peak_flops(jax.devices()[0])
         return Speed(

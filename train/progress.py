@@ -7,7 +7,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class RunMessage:
-    """A message for people. `phase` names work that goes on until the next report."""
+    """A message for the user. Level `phase` names work that lasts until the next event."""
 
     text: str
     level: Literal["phase", "info", "warning"] = "info"
@@ -28,7 +28,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class StepProgress:
-    """A step is done. The first report of a call has no loss: no step was made yet."""
+    """A step is done. The first event of a call has no loss, because no step was made yet."""
 
     step: int
     total: int
@@ -48,7 +48,7 @@ class ValidationProgress:
 
 @dataclass(frozen=True)
 class PrepareProgress:
-    """Shards are done, of which each holds many recordings."""
+    """Progress of `prepare`, reported for each complete shard."""
 
     recordings: int
     total: int

@@ -66,7 +66,7 @@ def mesh_shape(config: MeshConfig, batch_size: int, devices: int) -> tuple[int, 
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of an array that every device holds whole."""
+    """Sharding of an array that is replicated on every device."""
     return NamedSharding(mesh, P())
 
 

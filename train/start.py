@@ -27,7 +27,7 @@ from .sections import ModelConfig
 
 CONFIG = "config.yaml"
 CODEC, TEACHER = "starting_codec", "teacher"
-"""Folders in a run with the codec that training started from, and with the teacher. A run resumes from them alone."""
+"""Folders in a run with the codec that training started from, and with the teacher. Resuming needs no file outside."""
 FIRST_CONV = "encoder/feature_extractor/layers_0/conv/kernel"
 
 
@@ -41,17 +41,17 @@ class StartingCodec:
     teacher: FocalCodec | None = None
 
 
-def starting_codec(config: TrainConfig, run_dir: Path, mesh: Mesh, *, begun: bool) -> StartingCodec:
+def starting_codec(config: TrainConfig, run_dir: Path, mesh: Mesh, *, resumed: bool) -> StartingCodec:
     """The codec and, if the stage has one, the teacher. A new run also writes them into its folder.
 
     Args:
-        begun: whether the run has checkpoints. Its codec is then read from the run folder.
+        resumed: whether the run has checkpoints. Its codec is then read from the run folder.
 
     Raises:
         CheckpointError: the checkpoint cannot be found or read.
         ConfigError: a configuration of a codec is wrong.
     """
-    if begun:
+    if resumed:
         if not (run_dir / CODEC / "config.json").is_file():
             raise CheckpointError(f"{run_dir} has checkpoints, but not the {CODEC} that they started from")
         model, params = _load_codec(run_dir / CODEC, config.model, mesh)
@@ -60,13 +60,13 @@ def starting_codec(config: TrainConfig, run_dir: Path, mesh: Mesh, *, begun: boo
     else:
         model = FocalCodec(codec_config(config.model))
         params = random_params(config, model, mesh)
-    if not begun:
+    if not resumed:
         _keep_codec(run_dir / CODEC, model, params)
     name = config.definition.teacher
     if name is None:
         return StartingCodec(model, params)
-    teacher, teacher_params = _load_codec(run_dir / TEACHER if begun else checkpoint_folder(name), config.model, mesh)
-    if not begun:
+    teacher, teacher_params = _load_codec(run_dir / TEACHER if resumed else checkpoint_folder(name), config.model, mesh)
+    if not resumed:
         _keep_codec(run_dir / TEACHER, teacher, teacher_params)
     return StartingCodec(model, {**params, "teacher": {"encoder": teacher_params["encoder"]}}, teacher)
 

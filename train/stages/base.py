@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a forward function works with besides parameters and batch."""
+    """The codec and settings that a forward function uses."""
 
     model: FocalCodec
     loss: LossConfig
