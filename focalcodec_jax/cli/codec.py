@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from focalcodec_jax.cli.options import CheckpointOption, Device, DeviceOption
+from focalcodec_jax.cli.options import DEMO_NOTE, CheckpointOption, Device, DeviceOption
 from focalcodec_jax.console import console, one_line
 from focalcodec_jax.errors import AudioError, FocalCodecError
 from focalcodec_jax.recordings import audio
@@ -183,11 +183,7 @@ def load_codec(checkpoint: str | None, device: Device, dtype: "DType | None" = N
     from focalcodec_jax.pretrained import DEMO
 
     if checkpoint is None:
-        console.print(
-            "[yellow]no --checkpoint given: using the demo codec in this package, a small model of low quality; "
-            "for good quality, give --checkpoint lucadellalib/focalcodec_50hz[/]",
-            soft_wrap=True,
-        )
+        console.print(f"[yellow]{DEMO_NOTE}[/]", soft_wrap=True)
     with console.status("loading the codec"):
         return Codec.from_pretrained(checkpoint or DEMO, dtype=dtype, device=None if device is Device.auto else device)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from focalcodec_jax.cli.corpus_display import CorpusDisplay, print_plan
 from focalcodec_jax.cli.options import (
-    CheckpointOption,
+    DEMO_NOTE,
     CoordinatorOption,
     Device,
     DeviceOption,
@@ -26,11 +26,6 @@ from focalcodec_jax.corpus.options import DetokenizeOptions, TokenizeOptions, de
 from focalcodec_jax.errors import ConfigError
 from focalcodec_jax.recordings.readers import CONTEXT_SECONDS, WINDOW_SECONDS
 from focalcodec_jax.tokens.formats import FORMATS
-
-DEMO_NOTE = (
-    "no --checkpoint given: using the demo codec in this package, a small model of low quality; for good quality, give "
-    "--checkpoint lucadellalib/focalcodec_50hz"
-)
 
 
 class Precision(StrEnum):
@@ -48,7 +43,16 @@ class SharedOptions(NamedTuple):
 
 
 def shared_options(
-    checkpoint: CheckpointOption = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            metavar="NAME_OR_FOLDER",
+            help="Hub name or folder of the codec. By default, tokenize uses the demo codec in this package, and "
+            "detokenize uses the codec that made the tokens.",
+        ),
+    ] = None,
     device: DeviceOption = Device.auto,
     shard: Annotated[
         str | None,

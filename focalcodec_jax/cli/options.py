@@ -7,6 +7,12 @@ import typer
 
 from focalcodec_jax.errors import ConfigError
 
+DEMO_NOTE = (
+    "no --checkpoint given: using the demo codec in this package, a small model of low quality; for good quality, give "
+    "--checkpoint lucadellalib/focalcodec_50hz"
+)
+"""Printed when a command uses the demo codec."""
+
 
 class Device(StrEnum):
     """Kind of device to compute on."""

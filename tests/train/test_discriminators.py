@@ -19,9 +19,8 @@ def test_parameter_count_of_hifigan():
     """70.7 M without the 21,799 norms of the normalised kernels."""
     model = Discriminators(DiscriminatorConfig(), jnp.float32)
     shapes: Any = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 7040)))
-    sizes = {
-        path: math.prod(leaf.shape) for path, leaf in dict[str, Any](flatten_dict(shapes["params"], sep="/")).items()
-    }
+    kernels: dict[str, Any] = flatten_dict(shapes["params"], sep="/")
+    sizes = {path: math.prod(leaf.shape) for path, leaf in kernels.items()}
     norms = {path: size for path, size in sizes.items() if path.endswith("/scale")}
     assert sum(sizes.values()) - sum(norms.values()) == 70_702_792
     assert sum(norms.values()) == 21_799
