@@ -28,6 +28,16 @@ from focalcodec_jax.recordings.readers import CONTEXT_SECONDS, WINDOW_SECONDS
 from focalcodec_jax.tokens.formats import FORMATS
 
 
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Folders, audio files, globs, manifests (CSV, JSONL, Lhotse), ArrayRecord shards of prepare, or WebDataset "
+        "tars. All can be paths, or URLs such as s3://bucket/folder.",
+    ),
+]
+
+
 class Precision(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -106,14 +116,7 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @with_shared_options
 def tokenize(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Folders, audio files, globs, manifests (CSV, JSONL, Lhotse), ArrayRecord shards of prepare, or "
-            "WebDataset tars. All can be paths, or URLs such as s3://bucket/folder.",
-        ),
-    ],
+    inputs: Inputs,
     output: Annotated[
         str,
         typer.Option("--output", "-o", metavar="FOLDER", help="Folder or URL of the data set, new or to be continued."),
