@@ -37,8 +37,8 @@ def jax_worker(
     import numpy as np
 
     from focalcodec_jax import TokenizeOptions, save_pretrained, tokenize
-    from focalcodec_jax.cli.options import keep_compiled
     from focalcodec_jax.config import CodecConfig
+    from focalcodec_jax.inference import keep_compiled
     from focalcodec_jax.nn.codec import FocalCodec
     from focalcodec_jax.pretrained import structure
 

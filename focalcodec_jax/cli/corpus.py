@@ -17,23 +17,22 @@ from focalcodec_jax.cli.options import (
     DistributedOption,
     NumProcessesOption,
     ProcessIdOption,
-    join,
-    keep_compiled,
+    join_processes,
 )
 from focalcodec_jax.console import console
 from focalcodec_jax.corpus import detokenize as detokenizing, dryrun, tokenize as tokenizing
 from focalcodec_jax.corpus.options import DetokenizeOptions, TokenizeOptions, default_workers
 from focalcodec_jax.errors import ConfigError
+from focalcodec_jax.inference import keep_compiled
 from focalcodec_jax.recordings.readers import CONTEXT_SECONDS, WINDOW_SECONDS
 from focalcodec_jax.tokens.formats import FORMATS
-
 
 Inputs = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT...",
-        help="Folders, audio files, globs, manifests (CSV, JSONL, Lhotse), ArrayRecord shards of prepare, or WebDataset "
-        "tars. All can be paths, or URLs such as s3://bucket/folder.",
+        help="Folders, audio files, globs, manifests (CSV, JSONL, Lhotse), ArrayRecord shards of prepare, or "
+        "WebDataset tars. All can be paths, or URLs such as s3://bucket/folder.",
     ),
 ]
 
@@ -217,7 +216,7 @@ def _process(
         if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise ConfigError(f"--shard is {shard!r}; the first of four processes is 0/4, the last 3/4")
         return int(index), int(count)
-    join(distributed, coordinator, num_processes, process_id)
+    join_processes(distributed, coordinator, num_processes, process_id)
     import jax
 
     if not jax.distributed.is_initialized():

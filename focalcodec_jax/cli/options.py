@@ -78,19 +78,3 @@ def join_processes(
             raise ConfigError(
                 f"no cluster provides the number of processes ({error}); give {', '.join(given)}"
             ) from error
-
-
-# Former names, which cli/corpus.py and cli/train.py still import.
-join = join_processes
-
-
-def load(*args, **kwargs):
-    from focalcodec_jax.cli.codec import load_codec
-
-    return load_codec(*args, **kwargs)
-
-
-def keep_compiled() -> None:
-    from focalcodec_jax import inference
-
-    inference.keep_compiled()

@@ -7,7 +7,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from focalcodec_jax.cli.options import CoordinatorOption, DistributedOption, NumProcessesOption, ProcessIdOption, join
+from focalcodec_jax.cli.options import (
+    CoordinatorOption,
+    DistributedOption,
+    NumProcessesOption,
+    ProcessIdOption,
+    join_processes,
+)
 from focalcodec_jax.console import console
 from focalcodec_jax.errors import ConfigError
 
@@ -52,7 +58,7 @@ def run_(
         return
     if run_dir is None:
         raise ConfigError("a run needs a folder for checkpoints and curves", parameter="run_dir")
-    join(distributed, coordinator, num_processes, process_id)
+    join_processes(distributed, coordinator, num_processes, process_id)
     from focalcodec_jax.cli.train_progress import ProgressDisplay
 
     with ProgressDisplay(console) as display:
