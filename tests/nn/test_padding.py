@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from support.golden import CODECS, load_golden, optimised
+from support.golden import CODECS, load_golden
 
 from focalcodec_jax.nn import lengths as count
 
@@ -36,7 +36,7 @@ def noise(rng, shape):
 def test_encode_and_decode(name: str, rng):
     golden = load_golden(name)
     config, apply, variables = golden.model.config, golden.model.apply, golden.variables
-    own = optimised(partial(own_roundtrip, apply))
+    own = jax.jit(partial(own_roundtrip, apply))
     sigs = [0.3 * noise(rng, samples) for samples in SAMPLES]
     roundtrips = [jax.tree.map(np.asarray, own(variables, sig[None])) for sig in sigs]
     toks, decoded = zip(*[(toks[0], sig[0]) for toks, sig in roundtrips], strict=True)
@@ -49,7 +49,7 @@ def test_encode_and_decode(name: str, rng):
     sizes = count.samples_to_tokens(config, np.array(SAMPLES))
     assert [len(item) for item in toks] == sizes.tolist()
     most = count.samples_to_tokens(config, longest)
-    padded, sound = optimised(partial(padded_encode_and_decode, apply))(
+    padded, sound = jax.jit(partial(padded_encode_and_decode, apply))(
         variables, batch(sigs, longest, rng, noise), np.array(SAMPLES), batch(toks, most, rng, draw_tokens), sizes
     )
     for row, item in zip(np.asarray(padded), toks, strict=True):
