@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from focalcodec_jax.nn import bsq
 
-_BLOCK = 4096  # frames of the matching set compared at once, which bounds memory for any size of the set
+_BLOCK = 4096  # number of frames of the matching set that are compared at once; this limits memory
 
 
 def nearest(
@@ -23,6 +23,9 @@ def nearest(
         matching_set: frames of the target voice.
         real: False on the padding of the matching set, which is never chosen. At least `k` frames must be real.
         k: number of neighbours to average.
+
+    Returns:
+        The converted frames, in the shape of `qfeats`.
 
     Raises:
         ValueError: the matching set holds fewer than `k` frames.
