@@ -1,4 +1,4 @@
-"""What `tokenize` and `detokenize` show while they run, and what they print at the end."""
+"""Progress and reports that `tokenize` and `detokenize` print."""
 
 import time
 from contextlib import ExitStack
@@ -21,11 +21,12 @@ SHOW_SECONDS, LINE_SECONDS, SHOWN_FAILURES = 0.1, 30.0, 10
 
 
 class CorpusDisplay:
-    """A progress callback that shows a bar over the audio, or prints a line now and then if there is no terminal.
+    """A progress callback that shows a bar over the audio. Without a terminal, it prints a line at intervals.
 
     Use it as a context manager, which stops the bar at the end.
 
     Args:
+        console: console to print to.
         codec_note: text to print before the codec is loaded.
     """
 
@@ -145,6 +146,7 @@ class AudioBar:
     """A bar over seconds of audio.
 
     Args:
+        console: console to show the bar on.
         estimate: estimated seconds of all audio.
     """
 
@@ -171,6 +173,7 @@ class AudioBar:
         """Advance the bar.
 
         Args:
+            event: the audio that was processed.
             failures: number of recordings that could not be read so far.
         """
         self.seconds += event.seconds
@@ -193,7 +196,7 @@ class AudioBar:
 
 
 def speed_text(seconds: float, usage: DeviceUsage, failures: int) -> str:
-    """How fast audio was processed, how busy the devices were, and how many recordings failed."""
+    """Text with the processing speed, the use of the devices, and the number of failed recordings."""
     text = (
         f"{seconds / usage.elapsed_seconds:.3g} × real time · devices {100 * usage.busy_share:.0f} % busy, "
         f"{100 * usage.waiting_share:.0f} % waiting for data"

@@ -1,4 +1,4 @@
-"""What the training commands show while they work, and the tables of the dry run."""
+"""Progress of the training commands, and the tables of the dry run."""
 
 from contextlib import ExitStack
 
@@ -17,7 +17,7 @@ COLORS = {"info": "{}", "warning": "[yellow]{}[/]"}
 
 
 class ProgressDisplay:
-    """Shows the events of a run or of `prepare`: a bar on a terminal, and plain lines elsewhere."""
+    """Shows the events of a run or of `prepare`, as a bar on a terminal and as plain lines elsewhere."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -31,7 +31,7 @@ class ProgressDisplay:
         self.open.close()
 
     def __call__(self, event: ProgressEvent) -> None:
-        """The progress callback."""
+        """Show one event. This is the progress callback."""
         if self.bar is None:
             self.open.close()  # A phase ends with the next event.
         match event:
@@ -92,9 +92,11 @@ def _prepare_columns() -> tuple[ProgressColumn, ...]:
 
 
 def show_footprint(footprint: Footprint, console: Console, device_kind: str | None) -> None:
-    """Print the configuration, the mesh, and what a run needs.
+    """Print the configuration, the mesh, and the memory and operations of a run.
 
     Args:
+        footprint: result of `dry_run`.
+        console: console to print to.
         device_kind: kind of this machine's devices; None if the dry run is for other devices.
     """
     content = as_plain_yaml(footprint.config.to_dict())

@@ -1,4 +1,4 @@
-"""The description of a finished token data set: `dataset_info.json`, `failures.jsonl` and a data card."""
+"""The description of a finished token data set: `dataset_info.json`, `failures.jsonl` and a dataset card."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def totals(entries: Sequence[ShardEntry], codebook_size: int) -> dict[str, Any]:
 
 
 def describe(folder: Folder, format: TokenFormat, entries: Sequence[ShardEntry], info: Mapping[str, Any]) -> None:
-    """Write the description of a data set whose shards are all finished, `dataset_info.json` last."""
+    """Write the description of a data set whose shards are all finished. `dataset_info.json` is written last."""
     info = {**info, "focalcodec_jax": __version__}
     failures = [failure for entry in entries for failure in entry.failures]
     folder.write(FAILURES, "".join(json.dumps(failure) + "\n" for failure in failures))
@@ -40,7 +40,7 @@ def describe(folder: Folder, format: TokenFormat, entries: Sequence[ShardEntry],
 
 
 def card(info: Mapping[str, Any], format: TokenFormat) -> str:
-    """A data card. Its header tells `datasets` and the Hugging Face Hub which files contain the data."""
+    """The text of a dataset card. Its header lists the data files for `datasets` and the Hugging Face Hub."""
     header = load = ""
     if format.datasets_loader is None:
         load = "from focalcodec_jax import packed_sequences  # sequences of one length, for training\n"
