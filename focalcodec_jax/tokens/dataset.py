@@ -1,4 +1,4 @@
-"""Random access to a token data set, in blocks: row groups of Parquet, or a few megabytes of another format.
+"""Random access to a token data set in blocks. A block is a row group of Parquet, or a few megabytes of other formats.
 
 No file stays open between reads.
 """
@@ -26,7 +26,7 @@ class TokenDataset:
     Attributes:
         info: content of `dataset_info.json`.
         digest: SHA-256 of `info`, in hexadecimal.
-        ends: number of blocks up to the end of each shard, (shards,).
+        ends: (shards,) number of blocks up to the end of each shard.
         mean_tokens: average number of tokens per block.
 
     Raises:

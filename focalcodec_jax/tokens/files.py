@@ -1,4 +1,4 @@
-"""Token files: `.npy` for one sequence, `.npz` and `.json` for several by file name, or a folder of `.npy` files."""
+"""Token files: `.npy` for one sequence, and `.npz`, `.json` or a folder of `.npy` files for several."""
 
 import json
 import zipfile
@@ -11,10 +11,11 @@ from focalcodec_jax.errors import TokenError
 from focalcodec_jax.files import written_whole
 
 Tokens = Mapping[str, np.ndarray]
+"""Token sequences, each (tokens,), by the names of their recordings."""
 
 
 def write(path: Path, tokens: Tokens) -> None:
-    """Write token sequences in the format that `path` ends in. Any other path is a folder of `.npy` files.
+    """Write token sequences in the format of the file extension. A path without one is a folder of `.npy` files.
 
     Raises:
         OSError: a file cannot be written.
@@ -43,7 +44,7 @@ def check_output(path: Path, count: int) -> None:
     """Check, before any work is done, that an output can hold `count` sequences.
 
     Raises:
-        TokenError: the path has an unknown ending, or ends in `.npy` although there are several sequences.
+        TokenError: the path has an unknown extension, or ends in `.npy` although there are several sequences.
     """
     known = (".npy", ".npz", ".json")
     if path.suffix and path.suffix not in known and not path.is_dir():

@@ -1,4 +1,4 @@
-"""JSONL shards: one JSON object per recording and line."""
+"""JSONL shards. Each line is a JSON object with one recording."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +18,7 @@ from focalcodec_jax.tokens.formats.base import (
 )
 
 BLOCK_BYTES = 2**22
+"""Approximate size of a block."""
 
 
 def write(folder: Folder, name: str, rows: Sequence[TokenizedRecording], columns: Columns) -> None:

@@ -20,7 +20,7 @@ from focalcodec_jax.tokens.formats.base import (
 )
 
 BLOCK_BYTES = 2**14
-"""Size of the lines of a block, which name about a hundred files."""
+"""Approximate size of the lines of a block. They name about a hundred files."""
 
 
 def write(folder: Folder, name: str, rows: Sequence[TokenizedRecording], columns: Columns) -> None:

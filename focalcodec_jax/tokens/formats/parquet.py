@@ -20,7 +20,7 @@ from focalcodec_jax.tokens.formats.base import (
 )
 
 GROUP_ROWS, GROUP_TOKENS = 1000, 2**20
-"""Largest row group, small enough for readers that want recordings in random order."""
+"""Maximum size of a row group. It is small enough for reading recordings in random order."""
 
 
 def write(folder: Folder, name: str, rows: Sequence[TokenizedRecording], columns: Columns) -> None:
