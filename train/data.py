@@ -48,8 +48,8 @@ class BatchPlan:
     """The batches of a run. `plan[n]` is batch n.
 
     Each epoch shuffles all recordings and uses each of them once. Crops form batches in any order. Whole recordings
-    form batches of similar length. Recordings that do not fill a batch move to the next longer bucket. If the last batch is
-    not full, it is filled with further crops or with empty rows.
+    form batches of similar length. Recordings that do not fill a batch move to the next longer bucket. If the last batch
+    is not full, it is filled with further crops or with empty rows.
 
     Args:
         samples: (recordings,) length of each recording in samples.
