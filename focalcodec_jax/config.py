@@ -157,7 +157,7 @@ class VocosConfig(BackboneConfig):
 
     def __post_init__(self):
         if self.n_fft < self.hop_length or (self.n_fft - self.hop_length) % 2:
-            raise ValueError(f"n_fft {self.n_fft} must exceed hop_length {self.hop_length} by an even number")
+            raise ValueError(f"n_fft {self.n_fft} must be hop_length {self.hop_length} plus an even number")
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -149,19 +149,19 @@ def load_params(run_dir: Path, step: int | None = None) -> tuple[Any, int]:
     """
     folder = run_dir / "checkpoints"
     if not folder.is_dir():
-        raise CheckpointError(f"{run_dir} holds no checkpoints; give a run folder of `train run`")
+        raise CheckpointError(f"{run_dir} contains no checkpoints; give a run folder of `train run`")
     partial = ocp.Context()
     partial.pytree_options.loading.partial_load = True
     with partial, ocp.training.Checkpointer(str(folder.absolute())) as checkpointer:
         kept: dict[int, Any] = {checkpoint.step: checkpoint.metrics for checkpoint in checkpointer.checkpoints}
         if not kept:
-            raise CheckpointError(f"{folder} holds no complete checkpoint yet")
+            raise CheckpointError(f"{folder} contains no complete checkpoint yet")
         if step is None:
             scored = [(metrics["loss"], at) for at, metrics in kept.items() if metrics]
             step = min(scored)[1] if scored else max(kept)
         if step not in kept:
             raise CheckpointError(
-                f"{folder} holds no step {step}; it has {', '.join(map(str, kept))}", parameter="step"
+                f"{folder} contains no step {step}; it has {', '.join(map(str, kept))}", parameter="step"
             )
         with _readable(folder):
             stored = checkpointer.checkpointables_metadata(step).metadata["state"]["params"]

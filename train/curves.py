@@ -74,14 +74,14 @@ def load_curves(run: Path) -> Curves:
     """
     path = run / METRICS
     if not path.is_file():
-        raise CheckpointError(f"{run} holds no {METRICS}; give a run folder of `train run`")
+        raise CheckpointError(f"{run} contains no {METRICS}; give a run folder of `train run`")
     splits: Curves = {"train": {}, "valid": {}}
     for line in read_lines(path):
         for name, value in line.items():
             if line["split"] in splits and name not in ("step", "split") and not name.endswith(LEFT_OUT):
                 splits[line["split"]].setdefault(name, []).append((line["step"], value))
     if not any(splits.values()):
-        raise CheckpointError(f"{path} holds no measurement yet")
+        raise CheckpointError(f"{path} contains no measurement yet")
     return splits
 
 

@@ -48,8 +48,8 @@ class BatchPlan:
     """The batches of a run. `plan[n]` is batch n.
 
     Each epoch shuffles all recordings and uses each of them once. Crops form batches in any order. Whole recordings
-    form batches of similar length. Recordings that do not fill a batch move to the next longer bucket. If the last batch
-    is not full, it is filled with further crops or with empty rows.
+    form batches of similar length. Recordings that do not fill a batch move to the next longer bucket. If the last
+    batch is not full, it is filled with further crops or with empty rows.
 
     Args:
         samples: (recordings,) length of each recording in samples.
@@ -243,7 +243,9 @@ def select(inputs: Sequence[str], config: DataConfig, split: str) -> tuple[list[
         AudioError: no inputs are given, no recording can be opened, or none has an allowed length.
     """
     if not inputs:
-        raise AudioError(f"no recordings to {split} on: give data.{split} folders or manifests, as prepare writes them")
+        raise AudioError(
+            f"data.{split} is empty; give folders or manifests of recordings, such as the output of prepare"
+        )
     found = find(inputs)
     kept = [r for r in found if r.samples == 0 or config.min_seconds <= r.seconds <= config.max_seconds]
     if not any(r.samples for r in found):

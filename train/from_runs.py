@@ -59,7 +59,7 @@ def codec_from_runs(
     """
     folders, output = [Path(run) for run in runs], Path(output)
     if step is not None and len(folders) > 1:
-        message = "a step can be chosen for one run only; several runs have steps of their own"
+        message = "a step can only be chosen for a single run"
         raise ConfigError(message, parameter="step")
     started = {run: _started_from(run) for run in folders}
     trained, taken = _trained_parts(folders, step)
@@ -81,7 +81,7 @@ def codec_from_runs(
 
 def _started_from(run: Path) -> tuple[FocalCodec, Any]:
     if not (run / CODEC / "config.json").is_file():
-        raise CheckpointError(f"{run} is not a run folder: it holds no {CODEC}/config.json")
+        raise CheckpointError(f"{run} is not a run folder: it contains no {CODEC}/config.json")
     return load_pretrained(run / CODEC)
 
 

@@ -82,7 +82,7 @@ def run(
     codec = starting_codec(config, run_dir, mesh, resumed=resumed)
     trainer = Trainer(config, codec.model, codec.teacher)
     trained, frozen = config.split_params(codec.params)
-    report(RunMessage("looking through the recordings", "phase"))
+    report(RunMessage("listing the recordings", "phase"))
     train, valid = pipelines(config, sharding.batch_sharding(mesh), codec.model.config, report)
     check_processes_agree(config, *(one.reader.recordings for one in (train, valid) if one is not None))
     programs = Programs(trainer, mesh, trained, frozen)
@@ -103,7 +103,7 @@ def run(
         with closing(log):
             if step:
                 log.event(step, "resumed", **changes)
-                report(RunMessage(f"going on from step {step}" + (f"; changed: {changes}" if changes else "")))
+                report(RunMessage(f"resuming from step {step}" + (f"; changed: {changes}" if changes else "")))
             validation = None if valid is None else Validation(config, programs, valid, log)
             context = RunContext(config, programs, train, checkpoints, log, report, validation)
             loop = Loop(context, newbob, validated)
@@ -160,7 +160,7 @@ class Loop:
                     stopping = stopping or stop.now
                 if stopping:
                     context.log.event(step, "stopped")
-                    text = f"asked to stop: saved step {step}; the same command goes on from there"
+                    text = f"asked to stop: saved step {step}; the same command continues from there"
                     context.report(RunMessage(text))
                     return True
         context.report(RunMessage(f"done: {self.total} steps"))

@@ -123,7 +123,7 @@ def load_config(name_or_file: str | Path, overrides: Iterable[str] = ()) -> Trai
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}; a configuration is a mapping of keys")
+        raise ConfigError(f"{path} contains a {type(content).__name__}; a configuration is a mapping of keys")
     for override in overrides:
         _override(content, override)
     try:

@@ -64,10 +64,12 @@ def mesh_shape(config: MeshConfig, batch_size: int, devices: int) -> tuple[int, 
     if -1 in sizes.values() and devices % given == 0:
         sizes = {axis: devices // given if size == -1 else size for axis, size in sizes.items()}
     if -1 in sizes.values() or math.prod(sizes.values()) != devices:
-        raise ConfigError(f"mesh {sizes} does not fit {devices} device(s); the sizes must multiply to that")
+        raise ConfigError(
+            f"mesh {sizes} does not fit {devices} device(s); the product of the sizes must be this number"
+        )
     split = sizes["data"] * sizes["fsdp"]
     if batch_size % split:
-        raise ConfigError(f"a batch of {batch_size} does not divide over data × fsdp = {split} devices")
+        raise ConfigError(f"a batch of {batch_size} cannot be divided evenly over data × fsdp = {split} devices")
     return tuple(sizes.values())
 
 
@@ -90,7 +92,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     named = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     unmatched = sorted(path for path, leaf in named if leaf.shape and rule(path) is None)
     if unmatched:
-        raise ConfigError(f"no sharding rule is for {', '.join(unmatched)}; add one to RULES")
+        raise ConfigError(f"there is no sharding rule for {', '.join(unmatched)}; add one to RULES")
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec(path_name(path), leaf.shape, mesh.shape)), tree
     )

@@ -102,7 +102,7 @@ def prepare(
         OSError: a shard cannot be written. Complete shards remain.
     """
     options, report = options or PrepareOptions(), progress or ignore
-    report(RunMessage("looking through the recordings", "phase"))
+    report(RunMessage("listing the recordings", "phase"))
     shards = plan_shards([Path(path) for path in inputs], Path(output), options)
     total, done, seconds = sum(len(shard.recordings) for shard in shards), 0, 0.0
 
@@ -140,7 +140,7 @@ def plan_shards(inputs: Sequence[Path], folder: Path, options: PrepareOptions) -
     """
     found = [recording for recording in find(inputs) if recording.record is None]
     if not found:
-        raise AudioError("these inputs are shards already; training reads them as they are")
+        raise AudioError("these inputs are already shards, which training reads directly")
     if options.ids is not None:
         found = choose(found, Path(options.ids))
     per_shard = options.per_shard
@@ -148,7 +148,7 @@ def plan_shards(inputs: Sequence[Path], folder: Path, options: PrepareOptions) -
     fingerprint = hashlib.sha256(listed.encode()).hexdigest()
     kept = folder / PLAN
     if kept.is_file() and json.loads(kept.read_text())["fingerprint"] != fingerprint:
-        message = f"{folder} holds shards of other recordings or options; give an empty folder"
+        message = f"{folder} contains shards of other recordings or options; give an empty folder"
         raise AudioError(message, parameter="output")
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(kept) as part:
@@ -166,7 +166,7 @@ def choose(found: Sequence[Recording], ids: Path) -> list[Recording]:
     try:
         lines = [line.strip() for line in ids.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
-        raise AudioError(f"{ids} is not a text file of ids, one a line") from error
+        raise AudioError(f"{ids} is not a text file of ids, one per line") from error
     wanted = [line for line in lines if line and not line.startswith("#")]
     named: dict[str, set[Recording]] = {}
     for recording in found:
@@ -183,7 +183,7 @@ def choose(found: Sequence[Recording], ids: Path) -> list[Recording]:
         if names:
             raise AudioError(f"{len(names)} ids of {ids} {what}, such as {', '.join(names[:3])}", parameter="ids")
     if not wanted:
-        raise AudioError(f"{ids} lists no ids; it needs one a line", parameter="ids")
+        raise AudioError(f"{ids} lists no ids; it needs one id per line", parameter="ids")
     return [recording for name in wanted for recording in named[name]]
 
 

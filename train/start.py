@@ -155,7 +155,7 @@ def changes_since(run_dir: Path, config: TrainConfig) -> dict[str, Any]:
     if fixed:
         listed = "; ".join(f"{key} was {was!r}, now {is_!r}" for key, (was, is_) in fixed.items())
         raise ConfigError(
-            f"{run_dir} holds a run of another configuration ({listed}); give another folder", parameter="run_dir"
+            f"{run_dir} contains a run with another configuration ({listed}); give another folder", parameter="run_dir"
         )
     return changes
 

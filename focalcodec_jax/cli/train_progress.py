@@ -123,7 +123,7 @@ def _parameter_table(rows: tuple[ParameterRow, ...]) -> Table:
 
 
 def _memory_table(rows: tuple[MemoryRow, ...]) -> Table:
-    table = Table(title="memory kept between steps (MiB); a step's activations come on top")
+    table = Table(title="memory kept between steps (MiB); activations of a step need additional memory")
     for column in ("what", "all", "per device"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:

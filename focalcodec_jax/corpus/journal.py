@@ -46,7 +46,9 @@ class Journal:
         for key, value in options.items():
             if plan.get(key) != value:
                 what = "recordings" if key in LISTING else f"options ({key}: {plan.get(key)}, not {value})"
-                raise FocalCodecError(f"{folder.path} was begun with other {what}; give the same, or another folder")
+                raise FocalCodecError(
+                    f"{folder.path} was started with other {what}; use the same ones, or another folder"
+                )
         self.plan = plan
 
     def _read_plan(self) -> dict[str, Any] | None:
@@ -54,7 +56,7 @@ class Journal:
         if content is None:
             if others := self.folder.names("") - {"journal"}:  # another process may be about to write the plan
                 raise FocalCodecError(
-                    f"{self.folder.path} holds other files, such as {min(others)}; give an empty or a new folder"
+                    f"{self.folder.path} contains other files, such as {min(others)}; give an empty or a new folder"
                 )
             return None
         try:

@@ -31,7 +31,7 @@ def nearest(
         ValueError: the matching set holds fewer than `k` frames.
     """
     if matching_set.shape[0] < k:
-        raise ValueError(f"the matching set holds {matching_set.shape[0]} frames, fewer than k = {k}")
+        raise ValueError(f"the matching set contains {matching_set.shape[0]} frames, fewer than k = {k}")
     points = matching_set.shape[0]
     if real is None:
         real = jnp.ones(points, bool)

@@ -45,12 +45,12 @@ def checked(sig: np.ndarray, name: str = "the signal") -> np.ndarray:
     if sig.ndim != 1:
         raise AudioError(f"{name} has shape {sig.shape}; give one channel, an array of shape (samples,)")
     if not np.issubdtype(sig.dtype, np.floating):
-        raise AudioError(f"{name} holds {sig.dtype} samples; give floats in [-1, 1]")
+        raise AudioError(f"{name} contains {sig.dtype} samples; give floats in [-1, 1]")
     if sig.size == 0:
         raise AudioError(f"{name} is empty; at least one sample is needed")
     if not np.isfinite(sig).all():
         bad = np.flatnonzero(~np.isfinite(sig))
-        raise AudioError(f"{name} holds {bad.size} samples that are NaN or infinite, the first at sample {bad[0]}")
+        raise AudioError(f"{name} contains {bad.size} samples that are NaN or infinite, the first at sample {bad[0]}")
     return sig.astype(np.float32)
 
 
@@ -235,5 +235,5 @@ def recordings(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     found = sorted(path for path in folder.rglob("*") if is_audio_name(path) and path.is_file())
     if not found:
-        raise AudioError(f"{folder} holds no audio files; looked for names ending in .wav, .flac, .mp3, .ogg, …")
+        raise AudioError(f"{folder} contains no audio files; looked for names ending in .wav, .flac, .mp3, .ogg, …")
     return found

@@ -50,7 +50,7 @@ def read_manifest(path: str) -> Iterator[Recording]:
 
 def _entry(row: Any, path: str, where: str) -> Recording:
     if not isinstance(row, dict):
-        problem = f"{where} is not one JSON object a line: {str(row).strip()[:80]!r}"
+        problem = f"{where} is not one JSON object per line: {str(row).strip()[:80]!r}"
         return Recording(where, path, problem=problem)
     return lhotse.recording(row, where) if lhotse.is_lhotse(row) else from_entry(row, os.path.dirname(path), where)
 

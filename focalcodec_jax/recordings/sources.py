@@ -90,7 +90,7 @@ def _recordings(path: str) -> Iterable[Recording]:
         for r in found
     ]
     if not found:
-        raise AudioError(f"{path} holds no audio files; looked for names ending in .wav, .flac, .mp3, .ogg, …")
+        raise AudioError(f"{path} contains no audio files; looked for names ending in .wav, .flac, .mp3, .ogg, …")
     return found
 
 

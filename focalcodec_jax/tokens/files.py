@@ -50,7 +50,9 @@ def check_output(path: Path, count: int) -> None:
     if path.suffix and path.suffix not in known and not path.is_dir():
         raise TokenError(f"{path} does not end in {', '.join(known)}; give a file with such an ending, or a folder")
     if path.suffix == ".npy" and count > 1:
-        raise TokenError(f"{path} holds one token sequence and there are {count}; give a folder, .npz or .json")
+        raise TokenError(
+            f"{path} is a file for one token sequence, but there are {count}; give a folder, .npz or .json"
+        )
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -62,7 +64,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
         found = sorted(path.glob("*.npy"))
         if not found:
-            raise TokenError(f"{path} holds no .npy files")
+            raise TokenError(f"{path} contains no .npy files")
         return {item.name.removesuffix(".npy"): read(item)[item.stem] for item in found}
     if not path.exists():
         raise TokenError(f"{path} does not exist")
