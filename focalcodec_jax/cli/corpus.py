@@ -38,6 +38,8 @@ Inputs = Annotated[
 
 
 class Precision(StrEnum):
+    """Compute dtype of the codec."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
 

@@ -166,6 +166,7 @@ class AudioBar:
         self.bar.start()
 
     def close(self) -> None:
+        """Show the final state and stop the bar."""
         self._show()
         self.bar.stop()
 

@@ -223,6 +223,7 @@ class OpenShard:
 
     @property
     def complete(self) -> bool:
+        """Whether all recordings are tokenized or failed."""
         return len(self.rows) + len(self.failures) == self.shard.last - self.shard.first
 
 

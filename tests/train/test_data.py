@@ -263,7 +263,7 @@ def test_wrong_manifests_are_named(name: str, content: bytes, message: str, tmp_
 def test_missing_data_is_named(tmp_path: Path, folder: Path):
     (tmp_path / "lines.jsonl").write_text("not json\n")
     for inputs, message in (
-        ([], r"give data\.train"),
+        ([], r"data\.train is empty"),
         (["nowhere"], "nowhere does not exist"),
         ([str(tmp_path / "lines.jsonl")], "not one JSON object per line"),
         ([str(folder), str(folder)], "two recordings have the id"),
