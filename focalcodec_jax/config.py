@@ -231,7 +231,7 @@ class CodecConfig:
 
     @property
     def latency_seconds(self) -> float | None:
-        """Algorithmic latency of a causal codec; None for an offline codec, which needs the whole utterance."""
+        """Algorithmic latency in seconds. None for offline codecs, which need the whole utterance."""
         return self.encoder.chunk_frames / self.frame_rate_hz if self.causal else None
 
     @classmethod

@@ -97,7 +97,7 @@ def show_footprint(footprint: Footprint, console: Console, device_kind: str | No
     Args:
         footprint: result of `dry_run`.
         console: console to print to.
-        device_kind: kind of this machine's devices; None if the dry run is for other devices.
+        device_kind: kind of the devices of this machine. None if the dry run is for other devices.
     """
     content = as_plain_yaml(footprint.config.to_dict())
     console.print(yaml.safe_dump(content, sort_keys=False), highlight=False)

@@ -96,7 +96,7 @@ class ExportedCodec:
 
         Args:
             sig: (batch, samples) floats in [−1, 1] at `sample_rate_hz`. Samples past an item's length are ignored.
-            lengths: (batch,) number of samples of each item; all samples by default.
+            lengths: (batch,) number of samples of each item. The default is all samples.
 
         Returns:
             toks: (batch, tokens) int32, zero past each item's length.
@@ -116,7 +116,7 @@ class ExportedCodec:
 
         Args:
             toks: (batch, tokens) integers. Values past an item's length are ignored.
-            lengths: (batch,) number of tokens of each item; all tokens by default.
+            lengths: (batch,) number of tokens of each item. The default is all tokens.
 
         Returns:
             sig: (batch, samples) float32 at `sample_rate_out_hz`, zero past each item's length.

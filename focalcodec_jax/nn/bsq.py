@@ -89,7 +89,7 @@ def entropy_loss(
 
     Args:
         lats: (batch, tokens, K) latents on the unit sphere.
-        lengths: number of real tokens of each item; all tokens by default. A batch without real tokens has loss 0.
+        lengths: number of real tokens of each item. The default is all tokens. A batch without real tokens has loss 0.
         inv_temperature: inverse temperature τ. The probability of a code c is proportional to exp(2τ · lats · c).
         diversity: weight γ of the entropy of the mean assignment.
 

@@ -71,7 +71,7 @@ def istft(
     Args:
         frames: inverse FFT of each frame, before windowing.
         hop_length: number of samples between the starts of consecutive frames.
-        lengths: number of real frames of each item; all frames by default. Other frames contribute to no sample.
+        lengths: number of real frames of each item. The default is all frames. Other frames contribute to no sample.
 
     Returns:
         (batch, frames · hop_length) samples. At each end, (n_fft − hop_length) / 2 samples are cut. Samples past an
