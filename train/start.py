@@ -125,8 +125,8 @@ def check_processes_agree(config: TrainConfig, *corpora: Sequence[Recording]) ->
     digest = np.frombuffer(hashlib.sha256(json.dumps(listed).encode()).digest(), np.uint32)
     if (multihost_utils.process_allgather(digest) != digest).any():
         raise ConfigError(
-            "the processes of this run differ in their configuration or in the recordings that they find; start all with the same "
-            "command, and with folders that all of them can read"
+            "the processes of this run differ in their configuration or in the recordings that they find; start all of "
+            "them with the same command, and with folders that all of them can read"
         )
 
 

@@ -134,18 +134,18 @@ def tokenize(
         str, typer.Option(metavar=f"[{'|'.join(FORMATS)}]", help="File format of the data set.")
     ] = "parquet",
     workers: Annotated[
-        int, typer.Option(min=0, help="Reading processes. 0 reads in this process.")
+        int, typer.Option(min=0, help="Number of processes that read audio. 0 reads in the main process.")
     ] = default_workers(),
     shard_hours: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Hours of audio per shard. The default is a 1000th of the corpus, 0.5 to 100 h."),
+        typer.Option(min=0.001, help="Hours of audio per shard. The default is 0.5 to 100, depending on the corpus."),
     ] = None,
     check: Annotated[
         int, typer.Option(min=0, help="Number of recordings to encode again at the end, to count tokens that differ.")
     ] = 8,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first recording that cannot be read.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Process shards again in which some recordings could not be read.")
+        bool, typer.Option("--retry-failed", help="Process shards with unreadable recordings again.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print hours, shards, batches and padding, without computing tokens.")
