@@ -69,7 +69,7 @@ def run(
         ConfigError: the mesh is impossible, or the run folder belongs to another configuration.
         AudioError: there are no recordings.
         CheckpointError: the starting codec or a checkpoint cannot be read.
-        TrainingError: losses or gradients stayed non-finite, or too many recordings cannot be read.
+        TrainingError: gradients stayed non-finite, or too many recordings cannot be read.
         OSError: a checkpoint cannot be written.
     """
     config = config if isinstance(config, TrainConfig) else load_config(config)

@@ -136,6 +136,6 @@ def check_finite(step: int, values: Mapping[str, float], patience: int, latest: 
             wrong = [name for name, value in values.items() if name.startswith("loss/") and not math.isfinite(value)]
             what = ", ".join(wrong) or f"the {network}'s gradient"
             raise TrainingError(
-                f"stopped at step {step}: {what} was NaN or infinite for {patience} steps in a row. These steps "
-                f"changed nothing; the last checkpoint is of step {latest}"
+                f"stopped at step {step}: {what} was NaN or infinite for {patience} steps in a row. The "
+                f"updates of the {network} were skipped; the last checkpoint is of step {latest}"
             )
