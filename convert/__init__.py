@@ -1,4 +1,4 @@
-"""Weights of PyTorch checkpoints: their layouts, importing them, and comparing two checkpoints."""
+"""Import weights of PyTorch checkpoints, and compare two checkpoints."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Reading weight files as NumPy arrays."""
+"""Read weight files as NumPy arrays."""
 
 import pickle
 import struct
@@ -42,7 +42,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_pickled(path: Path) -> dict[str, Any]:
-    """Read a file of `torch.save` with `weights_only=True`, which runs no code in the file.
+    """Read a file of `torch.save` with `weights_only=True`. No code in the file is run.
 
     Raises:
         CheckpointError: torch is not installed, or the file is truncated or contains more than weights.
@@ -62,11 +62,11 @@ def read_pickled(path: Path) -> dict[str, Any]:
 
 
 def to_numpy(tensors: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
-    """Convert torch tensors to arrays; floating-point tensors become float32.
+    """Convert torch tensors to arrays. Floating-point tensors become float32.
 
     Args:
         tensors: tensors by name.
-        path: their file, for messages.
+        path: file of the tensors, for error messages.
 
     Raises:
         CheckpointError: An entry is not a tensor.

@@ -1,4 +1,4 @@
-"""Importing PyTorch checkpoints of FocalCodec and WavLM as a codec."""
+"""Import PyTorch checkpoints of FocalCodec and WavLM as a codec."""
 
 import json
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class ImportedCheckpoint:
         model, variables: the Flax module and its variables.
         layout: name of the layout of the checkpoint.
         dropped: names of unused tensors, by the reason.
-        fresh: parts that the checkpoint does not contain, and which are randomly initialized.
+        fresh: randomly initialized parts, which the checkpoint does not contain.
     """
 
     model: FocalCodec
@@ -42,16 +42,16 @@ class ImportedCheckpoint:
 def import_checkpoint(
     source: str | Path, *, preset: str | None = None, layers: int = 6, seed: int = 0
 ) -> ImportedCheckpoint:
-    """Import a checkpoint of PyTorch.
+    """Import a PyTorch checkpoint.
 
     Supported layouts are FocalCodec v0.0.1 and v0.0.2, and WavLM-large as published by transformers and by Microsoft.
 
     Args:
         source: a folder, a weight file, or a hub name.
-        preset: published model whose structure to use. For a WavLM, it describes the parts around the encoder; the
-            default is `focalcodec_50hz`. It is required for a FocalCodec weight file without `config.json`.
+        preset: published model whose structure is used. For a WavLM, it describes the other parts, and the default is
+            `focalcodec_50hz`. It is required for a FocalCodec weight file without `config.json`.
         layers: number of transformer layers of a WavLM to keep.
-        seed: seed of the parts around a WavLM, which are randomly initialized.
+        seed: random seed for initializing the parts that a WavLM does not have.
 
     Raises:
         CheckpointError: The checkpoint is missing, has an unknown layout, or its tensors do not match the model.
@@ -107,7 +107,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _read_wavlm(path: Path) -> wavlm.WavLMCheckpoint | None:
-    """Read a WavLM checkpoint; None if the weight file is of another model."""
+    """Read a WavLM checkpoint. Returns None if the weight file is of another model."""
     if path.suffix in (".pt", ".bin") and path.name not in WEIGHT_NAMES:
         content = read_pickled(path)
         if {"cfg", "model"} <= content.keys():
@@ -119,7 +119,7 @@ def _read_wavlm(path: Path) -> wavlm.WavLMCheckpoint | None:
 
 
 def _around_wavlm(checkpoint: wavlm.WavLMCheckpoint, preset: str | None, layers: int, seed: int) -> ImportedCheckpoint:
-    """Build a codec of the preset around a WavLM. The other parts take their feature dimension from the WavLM."""
+    """Build a codec around a WavLM. The preset describes the other parts, except for the feature dimension."""
     base, dim = CodecConfig.preset(preset or DEFAULT_PRESET), checkpoint.sizes["dim"]
     config = replace(
         base,

@@ -1,7 +1,7 @@
-"""Renaming and transposing tensors by rules, and the rules between official checkpoints and our parameters.
+"""Rename and transpose tensors by rules. The rules between official checkpoints and the parameters are also here.
 
-This module uses NumPy only. Rules are data, and the same rules serve import and export. `translate` is strict, and
-reports all tensors that do not match in one error.
+This module uses only NumPy. The same rules serve import and export. `translate` is strict, and reports all tensors that
+do not match in one error.
 """
 
 import re
@@ -157,7 +157,7 @@ _PLACEHOLDERS = {"i": r"(?P<i>\d+)", "j": r"(?P<j>\d+)", "rest": r"(?P<rest>.+)"
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """Convert a name of a rule to a regular expression."""
+    """Convert a name in a rule to a regular expression."""
     parts = re.split(r"\{(\w+)\}", name)
     return re.compile("".join(_PLACEHOLDERS[p] if odd % 2 else re.escape(p) for odd, p in enumerate(parts)))
 
@@ -215,7 +215,7 @@ def _match(rules: Iterable[Rule], names: Iterable[str], problems: _Problems) -> 
 
 
 def _transformed(target: str, claims: list[_Claim], tensors: Tensors, problems: _Problems) -> np.ndarray | None:
-    """The array of a target; None if the sources do not match its rule."""
+    """Compute the array of a target. Returns None if the sources do not match its rule."""
     if len(claims) > 1:
         names = sorted(name for claim in claims for name in claim.found.values())
         problems.doubled.append(f"{' and '.join(names)} (both are {target})")

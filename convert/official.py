@@ -10,7 +10,7 @@ UNUSED: Mapping[str, str] = {
     "final norm of WavLM, which FocalCodec does not apply": r"encoder\.encoder\.norm\.(weight|bias)",
     "bit weights of the quantizer, a constant": r"quantizer\.mask",
 }
-"""Tensors of v0.0.1 files that the model does not use: regular expressions by the reason."""
+"""Tensors of v0.0.1 files that the model does not use, as regular expressions by the reason."""
 
 _ATTENTION = "encoder.encoder.layers.{i}.attention"
 
@@ -26,7 +26,7 @@ V001: tuple[Rule, ...] = (
 
 
 def layout(tensors: Tensors) -> str:
-    """`v0.0.1`, whose attention layers have three separate projections, or `v0.0.2`."""
+    """Name of the layout, `v0.0.1` or `v0.0.2`. In v0.0.1, attention layers have three separate projections."""
     return "v0.0.1" if any(".attention.q_proj." in name for name in tensors) else "v0.0.2"
 
 

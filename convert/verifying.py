@@ -32,7 +32,7 @@ Step = Callable[[str, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class StageParity:
-    """Errors of one stage. An error is the largest difference divided by the largest value of the reference.
+    """Errors of one stage. An error is the largest absolute difference divided by the largest value of the reference.
 
     Attributes:
         stage: name of the stage.
@@ -71,7 +71,7 @@ class ParityReport:
 
 
 def verify(first: str | Path, second: str | Path, sig: np.ndarray, *, live: bool = False) -> ParityReport:
-    """Compare two checkpoints on a recording.
+    """Compare the results of two checkpoints for a recording.
 
     Args:
         first: the reference, a name or folder as for `load_pretrained`.
@@ -80,7 +80,7 @@ def verify(first: str | Path, second: str | Path, sig: np.ndarray, *, live: bool
         live: run the second checkpoint in the PyTorch original (package `focalcodec`).
 
     Raises:
-        CheckpointError: A checkpoint cannot be loaded, or the two have different architectures.
+        CheckpointError: A checkpoint cannot be loaded, or the two architectures cannot be compared.
     """
     config, step_a = ours(first)
     other, step_b = original(second) if live else ours(second)
@@ -96,7 +96,12 @@ def verify(first: str | Path, second: str | Path, sig: np.ndarray, *, live: bool
 
 
 def compare(step_a: Step, step_b: Step, sig: np.ndarray) -> ParityReport:
-    """Run every stage of both codecs."""
+    """Run every stage of both codecs, and compare the results.
+
+    Args:
+        step_a, step_b: the reference codec and the other codec.
+        sig: (samples,) audio at 16 kHz.
+    """
     a = b = sig[None]
     stages = []
     toks_a = toks_b = lats = np.empty(0)
@@ -116,7 +121,7 @@ def _error(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ours(name: str | Path) -> tuple[CodecConfig, Step]:
-    """A checkpoint in this package.
+    """Load a checkpoint in this package.
 
     Raises:
         CheckpointError: The checkpoint cannot be loaded.
@@ -127,7 +132,7 @@ def ours(name: str | Path) -> tuple[CodecConfig, Step]:
 
 
 def original(name: str | Path) -> tuple[CodecConfig, Step]:
-    """A checkpoint in the PyTorch original.
+    """Load a checkpoint in the PyTorch original.
 
     Raises:
         CheckpointError: torch or the package `focalcodec` is not installed, or the checkpoint is missing.
@@ -141,7 +146,7 @@ def original(name: str | Path) -> tuple[CodecConfig, Step]:
             "comparing with the PyTorch original needs the packages torch and focalcodec", parameter="live"
         ) from error
     folder = checkpoint_folder(name)
-    with tempfile.TemporaryDirectory() as directory:  # the original expects configuration and weights with one stem
+    with tempfile.TemporaryDirectory() as directory:  # the original expects the two files to have the same stem
         config, weights = Path(directory, "model.json"), Path(directory, "model.safetensors")
         config.symlink_to((folder / "config.json").resolve())
         weights.symlink_to(find_weights(folder).resolve())

@@ -54,7 +54,7 @@ HUGGING_FACE: tuple[Rule, ...] = (
     *_renamed(f"{_LAYER}.feed_forward.output_dense", f"{_OURS}.feed_forward.out_proj"),
     *_renamed(f"{_LAYER}.final_layer_norm", f"{_OURS}.feed_forward_norm"),
 )
-"""Rules for the transformers layout, as in `microsoft/wavlm-large`. Weight norm has new or old names."""
+"""Rules for the transformers layout, as in `microsoft/wavlm-large`. Both names of the weight norm are supported."""
 
 MICROSOFT: tuple[Rule, ...] = (
     Rule(("feature_extractor.conv_layers.{i}.0.weight",), f"{_EXTRACTOR}.conv.weight"),
@@ -79,12 +79,12 @@ UNUSED: Mapping[str, str] = {
     "mask embedding, used in pre-training only": r"masked_spec_embed|mask_emb",
     "final norm, which FocalCodec does not apply": r"encoder\.layer_norm\.(weight|bias)",
 }
-"""Tensors that a codec does not use: regular expressions by the reason."""
+"""Tensors that a codec does not use, as regular expressions by the reason."""
 
 
 @dataclass(frozen=True)
 class WavLMCheckpoint:
-    """Tensors of a WavLM and what its configuration says about them.
+    """Tensors and sizes of a WavLM.
 
     Attributes:
         layout: name of the layout, for reports.
@@ -100,7 +100,12 @@ class WavLMCheckpoint:
 
 
 def from_hugging_face(config: Mapping[str, Any], tensors: Tensors, path: Path) -> WavLMCheckpoint:
-    """A checkpoint in the transformers layout, with the content of its `config.json`.
+    """A checkpoint in the transformers layout.
+
+    Args:
+        config: content of its `config.json`.
+        tensors: arrays by name.
+        path: the configuration file, for error messages.
 
     Raises:
         CheckpointError: The model is not a WavLM, or is a base model.
@@ -109,7 +114,11 @@ def from_hugging_face(config: Mapping[str, Any], tensors: Tensors, path: Path) -
 
 
 def from_microsoft(content: Mapping[str, Any], path: Path) -> WavLMCheckpoint:
-    """A checkpoint in Microsoft's layout, as the content of its file.
+    """A checkpoint in Microsoft's layout.
+
+    Args:
+        content: content of its file.
+        path: the file, for error messages.
 
     Raises:
         CheckpointError: The model is a base model, or the file contains entries that are not tensors.

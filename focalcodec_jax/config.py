@@ -1,7 +1,7 @@
 """Configuration of a codec: one frozen dataclass for each part, and `CodecConfig`, which combines them.
 
-Fields have the names of the published `config.json`. Every configuration is validated when it is created. It is
-hashable, and can therefore be a static argument of `jax.jit`.
+Fields have the names of the published `config.json`. Every configuration is validated when it is created.
+Configurations are hashable, so they can be static arguments of `jax.jit`.
 """
 
 import json
@@ -25,7 +25,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_STRICT)
 class EncoderConfig:
-    """WavLM: a convolutional feature extractor, and a transformer with gated relative position bias."""
+    """WavLM encoder: a convolutional feature extractor, and a transformer with gated relative position bias."""
 
     hidden_dims: Dims = (512,) * 7
     kernel_sizes: Dims = (10, 3, 3, 3, 3, 2, 2)
@@ -36,7 +36,7 @@ class EncoderConfig:
     num_heads: PositiveInt = 16
     num_buckets: PositiveInt = 320
     max_distance: PositiveInt = 800
-    max_cached_steps: NonNegativeInt = 2048  # parity: a cache size of the original, without effect here
+    max_cached_steps: NonNegativeInt = 2048  # parity: a cache size of the original, which has no effect here
     dropout: NonNegativeFloat = 0.0
     conv_pos: PositiveInt = 128
     conv_pos_groups: PositiveInt = 16
@@ -52,6 +52,7 @@ class EncoderConfig:
 
     @property
     def samples_per_frame(self) -> int:
+        """Samples between the starts of consecutive frames: the product of the strides."""
         product = 1
         for stride in self.strides:
             product *= stride
@@ -130,6 +131,7 @@ class QuantizerConfig:
 
     @property
     def code_dim(self) -> int:
+        """Number of bits per token."""
         return self.codebook_size.bit_length() - 1
 
 
@@ -155,7 +157,7 @@ class VocosConfig(BackboneConfig):
 
     def __post_init__(self):
         if self.n_fft < self.hop_length or (self.n_fft - self.hop_length) % 2:
-            raise ValueError(f"n_fft {self.n_fft} must exceed hop_length {self.hop_length} by an even number")
+            raise ValueError(f"n_fft {self.n_fft} must be hop_length {self.hop_length} plus an even number")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -174,7 +176,7 @@ PARTS: dict[str, dict[str, type]] = {
     "decompressor": {"FocalDecoder": DecompressorConfig},
     "decoder": {"WaveNeXt": WaveNeXtConfig, "Vocos": VocosConfig},
 }
-"""Names of each part in a published `config.json`. The first one is the default."""
+"""For each part, its possible names in a published `config.json` and their classes. The first name is the default."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -182,7 +184,7 @@ class CodecConfig:
     """A whole codec.
 
     Attributes:
-        dtype: compute dtype. Parameters, quantizer, normalization, softmax and FFT are float32 in any case.
+        dtype: compute dtype. Parameters, quantizer, normalization, softmax and FFT are always float32.
     """
 
     encoder: EncoderConfig = Field(default_factory=EncoderConfig)
@@ -205,6 +207,7 @@ class CodecConfig:
 
     @property
     def sample_rate_out_hz(self) -> int:
+        """Sample rate of decoded audio in Hz."""
         return SAMPLE_RATE_HZ * self.decoder.hop_length // self.encoder.samples_per_frame
 
     @property
@@ -228,12 +231,12 @@ class CodecConfig:
 
     @property
     def latency_seconds(self) -> float | None:
-        """Algorithmic latency of a causal codec; None for an offline codec, which needs the whole utterance."""
+        """Algorithmic latency in seconds. None for offline codecs, which need the whole utterance."""
         return self.encoder.chunk_frames / self.frame_rate_hz if self.causal else None
 
     @classmethod
     def preset(cls, name: str) -> "CodecConfig":
-        """Configuration of a published model, named with or without the prefix `lucadellalib/`.
+        """Configuration of a published model. The prefix `lucadellalib/` of the name is optional.
 
         Raises:
             ConfigError: No preset has that name.
@@ -245,7 +248,7 @@ class CodecConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any], *, dtype: DType = "float32") -> "CodecConfig":
-        """Create a configuration from the ten keys of a published `config.json`, in the names of v0.0.2 or v0.0.1.
+        """Create a configuration from the ten keys of a published `config.json`, in the layout v0.0.2 or v0.0.1.
 
         Raises:
             ConfigError: The configuration is invalid. The message lists all problems.
@@ -293,7 +296,7 @@ class CodecConfig:
             raise ConfigError(f"{path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The ten keys of the official v0.0.2 layout. The compute dtype is not part of a checkpoint."""
+        """Convert to the ten keys of the official v0.0.2 layout. The compute dtype is not included."""
         result: dict[str, Any] = {}
         for part, choices in PARTS.items():
             config = getattr(self, part)

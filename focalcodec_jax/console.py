@@ -1,4 +1,4 @@
-"""The console that commands print to, on standard error."""
+"""The console for messages of the commands, on standard error."""
 
 from rich.console import Console
 
@@ -6,5 +6,5 @@ console = Console(stderr=True)
 
 
 def one_line(text: str) -> str:
-    """Join a text to one line and escape it, so that rich does not interpret it as markup."""
+    """Join the lines of a text and escape it, so that rich does not interpret it as markup."""
     return " ".join(text.split()).replace("[", r"\[")

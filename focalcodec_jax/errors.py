@@ -10,6 +10,7 @@ class FocalCodecError(ValueError):
     """Base class of all errors about the user's input.
 
     Args:
+        message: description of the problem, on one line.
         parameter: name of the library parameter to change, if there is one. The command adds the option of that name to
             the message.
     """
@@ -43,7 +44,7 @@ def require(what: str, extra: str, *modules: str) -> None:
     """Check that optional packages are installed.
 
     Args:
-        what: the activity that needs the packages, for the message.
+        what: the activity that needs the packages, for the error message.
         extra: the extra of this package that installs them.
         modules: import names of the packages.
 
@@ -55,7 +56,7 @@ def require(what: str, extra: str, *modules: str) -> None:
 
 
 def explain(problem: Any, kind: Any) -> str:
-    """Describe one problem that pydantic found in a configuration. An unknown key is shown with the most similar key.
+    """Describe one problem that pydantic found in a configuration. For an unknown key, the most similar key is named.
 
     Args:
         problem: an item of `ValidationError.errors()`.

@@ -1,4 +1,4 @@
-"""Files and output folders, on local disks or at URLs. All writes are atomic: a file appears whole or not at all."""
+"""Files and output folders, on local disks or at URLs. Writes are atomic: a file appears whole or not at all."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ SAMPLE_RECORDING = ASSETS / "librivox_sense_and_sensibility.flac"
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of `path`, and rename the file to `path` if the block succeeds.
+    """Yield a temporary path in the folder of `path`, and rename the file to `path` if the block succeeds.
 
     If the block fails, the temporary file is removed and `path` is unchanged.
 
@@ -28,7 +28,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         OSError: the folder does not exist or cannot be written, or the disk is full.
     """
     path = Path(path)
-    # The suffix comes last, because some writers select the format by it, or append it if it is missing.
+    # The suffix comes last, because some writers use it to select the format, or append it if it is missing.
     # The name is random, because processes in different containers can have equal numbers.
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
@@ -49,7 +49,7 @@ def write_lines(path: str | Path, lines: Iterable[Mapping]) -> None:
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a path is a URL, such as one of an object store, instead of a local path."""
+    """Whether a path is a URL, such as `s3://bucket/folder`, instead of a local path."""
     return "://" in str(path)
 
 
@@ -57,7 +57,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL or path, and the path in that file system.
 
     Raises:
-        ConfigError: the URL is of an unknown kind, or needs a package that is not installed.
+        ConfigError: the protocol of the URL is unknown, or needs a package that is not installed.
     """
     import fsspec
 
@@ -110,7 +110,7 @@ class Folder:
 
     @contextmanager
     def written(self, name: str) -> Iterator[Path]:
-        """Give a local path to write to, and store the file under its name if the block succeeds.
+        """Yield a local path to write to, and store the file under `name` if the block succeeds.
 
         Raises:
             OSError: the file cannot be written, or the disk is full.
@@ -147,7 +147,7 @@ class Folder:
             Path(self.path, name).unlink()
 
     def sweep(self, folder: str, stems: set[str]) -> None:
-        """Remove temporary files of killed processes.
+        """Remove temporary files of killed processes from a local folder. URLs have none.
 
         Args:
             folder: the subfolder to clean.

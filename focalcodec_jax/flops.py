@@ -1,4 +1,4 @@
-"""Floating-point operations of a program, counted in its jaxpr and thus independent of the compiler."""
+"""Count the floating-point operations of a program. They are counted in its jaxpr, independently of the compiler."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ PEAK_BF16_FLOPS = {
 
 
 def peak_flops(device: Any) -> float | None:
-    """Peak of a device in FLOPs per second, or None if it is unknown, as for a CPU."""
+    """Peak bfloat16 performance of a device in FLOP/s, or None if it is unknown, as for a CPU."""
     found = [peak for name, peak in PEAK_BF16_FLOPS.items() if device.device_kind.startswith(name)]
     return found[0] if found else None
 

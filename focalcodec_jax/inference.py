@@ -1,7 +1,7 @@
 """`Codec` encodes lists of recordings to tokens, and decodes tokens to audio, on all local devices.
 
-Inputs are padded to one of a few lengths and processed in batches. XLA therefore compiles a few programs only, and a
-later call with similar lengths compiles nothing. Padding changes no result.
+Inputs are padded to one of a few lengths and processed in batches. XLA therefore compiles only a few programs, and a
+later call with similar lengths needs no compilation. Padding changes no result.
 """
 
 import os
@@ -24,9 +24,9 @@ from focalcodec_jax.recordings import audio
 
 Signal = np.ndarray
 BATCH_SECONDS = {"cpu": 10.0, "gpu": 120.0, "tpu": 120.0}
-"""Maximum audio per device and batch in seconds, including padding.
+"""Maximum audio per device and batch in seconds, including padding. A longer recording is a batch of its own.
 
-Large batches exceed the cache of a CPU: they are slower than single recordings, and need more memory.
+On a CPU, large batches exceed the cache. They are slower than single recordings and need more memory.
 """
 
 
@@ -44,6 +44,10 @@ class Codec:
         samples, tokens, frames: the time axes of the arrays of the model.
         num_devices, batch_sharding: number of local devices in use, and the sharding of a batch over them.
         batch_seconds: maximum audio per device and batch in seconds.
+
+    Args:
+        model, variables: the Flax module and its variables, as `load_pretrained` returns them.
+        devices: local devices to use. The default is all devices of JAX's default backend.
     """
 
     def __init__(self, model: FocalCodec, variables: Variables, devices: Sequence[Any] | None = None):
@@ -79,7 +83,8 @@ class Codec:
 
         Args:
             name_or_folder, revision, dtype: the checkpoint, as for `load_pretrained`.
-            device: `cpu`, `gpu` or `tpu`. All local devices of the kind are used; the default is JAX's default backend.
+            device: `cpu`, `gpu` or `tpu`. All local devices of this kind are used. The default is JAX's default
+                backend.
 
         Raises:
             CheckpointError, ConfigError: As for `load_pretrained`.
@@ -158,7 +163,7 @@ class Codec:
             One (samples,) float32 array per recording, at `sample_rate_hz`.
 
         Raises:
-            AudioError: As for `encode`, or the target recordings have fewer than `k` frames.
+            AudioError: The target recordings have fewer than `k` frames, or as for `encode`.
         """
         matching_set = np.concatenate(self.qfeats(self.encode(target, sample_rate)))
         if len(matching_set) < k:
@@ -175,7 +180,7 @@ class Codec:
         return [sig[: count.frames_to_samples(self.config, len(q))] for sig, q in zip(converted, qfeats, strict=True)]
 
     def compiled(self, method: str) -> Any:
-        """Compile a method of the model, as a function of (variables, x, lengths)."""
+        """Create a jitted function of (variables, x, lengths) that applies a method of the model."""
 
         def step(variables: Variables, x: jax.Array, lengths: jax.Array) -> Any:
             return self.model.apply(variables, x, lengths, method=method)
@@ -190,7 +195,7 @@ class Codec:
         return [check_tokens(toks, size, f"token sequence {index}") for index, toks in enumerate(_listed(tokens))]
 
     def _run(self, step: Callable, items: list[np.ndarray], axis: "Axis") -> list[np.ndarray]:
-        """Apply a compiled step to items of any lengths. Results are in the order of the items and still padded."""
+        """Apply a compiled step to items of any lengths. The results have the order of the items and are padded."""
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, item in enumerate(items):
             by_length[axis.bucket(len(item))].append(index)
@@ -229,7 +234,7 @@ class Axis:
     """Steps of the axis per second."""
 
     def bucket(self, length: int) -> int:
-        """Length to pad to; see `bucket_length`."""
+        """Length to pad to, as in `bucket_length`."""
         return count.bucket_length(length, self.quantum)
 
 
@@ -272,7 +277,10 @@ def default_batch_seconds(devices: Sequence[Any]) -> float:
 
 
 def local_devices(kind: str | None):
-    """Local devices of a kind: `cpu`, `gpu` or `tpu`, or None for JAX's default backend.
+    """List the local devices of a kind.
+
+    Args:
+        kind: `cpu`, `gpu` or `tpu`. None selects JAX's default backend.
 
     Raises:
         FocalCodecError: This machine has no device of that kind.
@@ -288,7 +296,7 @@ def local_devices(kind: str | None):
 
 
 def keep_compiled() -> None:
-    """Keep compiled programs in the user's cache folder, unless JAX's compilation cache is configured already."""
+    """Keep compiled programs in the user's cache folder, unless JAX's compilation cache is already configured."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "focalcodec_jax" / "compiled"))

@@ -76,7 +76,7 @@ def _draw_pair(axes, before: tuple[np.ndarray, int], after: tuple[np.ndarray, in
 
 
 def _decibels(sig: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Level relative to the maximum in dB, (frames, bins)."""
+    """Spectrogram in dB relative to its maximum, (frames, bins)."""
     n_fft, hop = 2 * round(_N_FFT_SECONDS * rate_hz / 2), round(_HOP_SECONDS * rate_hz)
     padded = np.pad(sig, (n_fft // 2, n_fft // 2))
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]

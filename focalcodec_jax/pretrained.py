@@ -1,4 +1,4 @@
-"""Loading and saving checkpoints in the official layout, which the PyTorch original loads as well."""
+"""Load and save checkpoints in the official layout, which the PyTorch original also loads."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def load_pretrained(
             - the short name of a published model, such as `focalcodec_50hz`;
             - `demo`, the small demonstration codec in this package.
         revision: branch, tag or commit of the hub repository.
-        dtype: compute dtype, float32 by default. Parameters are float32 in any case.
+        dtype: compute dtype, float32 by default. Parameters are always float32.
 
     Returns:
         The Flax module and its variables.
@@ -82,7 +82,7 @@ def save_pretrained(
         dtype: float32, float16 or bfloat16. The last two halve the size of the file and round the weights.
 
     Raises:
-        CheckpointError: The variables do not match the model, or the dtype is not one of the three.
+        CheckpointError: The variables do not match the model, or the dtype is not supported.
         OSError: The folder cannot be written. No partial file is left.
     """
     folder = Path(folder)
@@ -114,7 +114,11 @@ def parameter_shapes(config: CodecConfig) -> dict[str, tuple[int, ...]]:
 
 
 def structure(name_or_folder: str | Path, *, dtype: DType = "float32") -> CodecConfig:
-    """Configuration of a checkpoint. Those of the published models need no network.
+    """Configuration of a checkpoint. The configurations of the published models are built in and need no network.
+
+    Args:
+        name_or_folder: as for `load_pretrained`.
+        dtype: compute dtype of the configuration.
 
     Raises:
         CheckpointError, ConfigError: As for `load_pretrained`.
@@ -132,7 +136,7 @@ def weights_hash(folder: Path) -> str:
 
 
 def checkpoint_folder(name_or_folder: str | Path, *, revision: str | None = None) -> Path:
-    """Local folder of a checkpoint, which is downloaded from the hub if necessary.
+    """Local folder of a checkpoint, which is downloaded from the Hugging Face Hub if necessary.
 
     Raises:
         CheckpointError: The folder does not exist or is incomplete, or the download fails.
@@ -156,7 +160,7 @@ def checkpoint_folder(name_or_folder: str | Path, *, revision: str | None = None
 
 
 def fetch(repository: str, names: tuple[str, ...], *, revision: str | None = None) -> Path:
-    """Download files of a hub repository, or find them in the cache. `HF_HUB_OFFLINE=1` uses only the cache.
+    """Download files of a hub repository, or find them in the cache. With `HF_HUB_OFFLINE=1`, only the cache is used.
 
     Returns:
         The folder of the files.

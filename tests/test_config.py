@@ -66,7 +66,7 @@ def test_one_error_lists_all_problems():
         ({"quantizer_config": {"codebook_size": 1000}}, "codebook_size must be a power of two, got 1000"),
         ({"encoder_config": {"strides": [5, 2]}}, "one entry per layer"),
         ({"encoder_config": {"num_heads": 7}}, "dim 1024 must be divisible by num_heads"),
-        ({"decoder_name": "Vocos", "decoder_config": {"n_fft": 321}}, "must exceed hop_length 320 by an even number"),
+        ({"decoder_name": "Vocos", "decoder_config": {"n_fft": 321}}, "must be hop_length 320 plus an even number"),
         ({"encoder_config": {"dim": 512}}, "encoder.dim = compressor.input_dim does not hold: 512 and 1024"),
     ],
 )

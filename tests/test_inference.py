@@ -119,8 +119,8 @@ def test_voice_conversion_equals_the_reference(codec: Codec):
     ("sig", "message"),
     [
         (np.zeros(0, np.float32), "recording 0 is empty"),
-        (np.array([0.1, np.nan, np.inf]), "holds 2 samples that are NaN or infinite, the first at sample 1"),
-        (np.zeros(100, np.int16), "holds int16 samples; give floats"),
+        (np.array([0.1, np.nan, np.inf]), "contains 2 samples that are NaN or infinite, the first at sample 1"),
+        (np.zeros(100, np.int16), "contains int16 samples; give floats"),
         ([np.zeros((2, 100), np.float32)], r"has shape \(2, 100\); give one channel"),
     ],
 )

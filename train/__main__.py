@@ -1,4 +1,4 @@
-"""`python -m focalcodec_jax.train run …`, the same as `focalcodec-jax train run …`."""
+"""Runs `focalcodec-jax train` as `python -m focalcodec_jax.train`."""
 
 from focalcodec_jax.cli import main
 from focalcodec_jax.cli.train import app

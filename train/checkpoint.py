@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by Orbax. They are written in the background, appear whole, and are read onto any mesh."""
+"""Checkpoints of a run, with Orbax. They are written atomically in the background, and can be read onto any mesh."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from .step import DiscriminatorState, TrainState
 
 policies = ocp.training.preservation_policies
 DISCRIMINATORS = "judges"
-"""Key of the discriminators in checkpoints on disk. It predates the field's name in `TrainState`."""
+"""Key of the discriminators in checkpoints on disk. It differs from the name in `TrainState` for compatibility."""
 
 
 def to_tree(state: TrainState) -> dict[str, Any]:
-    """A training state as nested dictionaries, the layout of checkpoints on disk."""
+    """Convert a training state to nested dictionaries, which are the layout of checkpoints on disk."""
     tree = {"step": state.step, "params": state.params, "moments": state.moments}
     if state.discriminators is not None:
         fields = ("params", "spectral", "moments")
@@ -39,10 +39,10 @@ def from_tree(tree: Mapping[str, Any]) -> TrainState:
 
 
 class Checkpoints:
-    """`checkpoints/STEP/` in a run folder: the training state, and metadata of the host.
+    """The folders `checkpoints/STEP/` of a run, with the training state and metadata of the host.
 
-    The newest checkpoints, the best by validation, and every n-th step are kept. As a context manager, it waits at its
-    end for the checkpoint that is being written.
+    The newest checkpoints and the one with the best validation loss are kept, and optionally every n-th step. As a
+    context manager, it waits at the end for the checkpoint that is being written.
     """
 
     def __init__(self, run_dir: Path, config: CheckpointConfig):
@@ -84,6 +84,12 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, metadata: Mapping[str, Any], validation_loss: float | None) -> None:
         """Start to write a checkpoint, after the previous one is complete.
 
+        Args:
+            step: number of the step.
+            state: the training state.
+            metadata: values of the host, as JSON.
+            validation_loss: loss of the validation after this step, or None.
+
         Raises:
             OSError: the previous checkpoint could not be written, for example because the disk is full. Checkpoints
                 before it are intact.
@@ -95,14 +101,14 @@ class Checkpoints:
             )
 
     def restore(self, target: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """The training state and the metadata of a step.
+        """Read the training state and the metadata of a step.
 
         Args:
             target: shapes, dtypes and shardings.
-            step: None takes the newest checkpoint.
+            step: number of the step. None selects the newest checkpoint.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or it holds another state.
+            CheckpointError: there is no such checkpoint, or its state has another structure.
         """
         with _readable(self.folder):
             loaded = self._checkpointer.load_checkpointables(step, {"state": to_tree(target)})
@@ -117,7 +123,7 @@ def has_checkpoints(run_dir: Path) -> bool:
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """Turn Orbax's errors, which hide their cause, into one line."""
+    """Convert the errors of Orbax, which hide their cause, to errors with a message on one line."""
     try:
         yield
     except Exception as error:  # Orbax raises exceptions of many types.
@@ -131,29 +137,31 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def load_params(run_dir: Path, step: int | None = None) -> tuple[Any, int]:
-    """Trained parameters of a run as host arrays, and their step.
+    """Read the trained parameters of a run as host arrays. Also returns their step.
 
     Args:
-        step: None takes the best by validation, or the newest of a run without validation.
+        run_dir: run folder.
+        step: number of the step. None selects the checkpoint with the best validation loss, or the newest one if the
+            run has no validation.
 
     Raises:
-        CheckpointError: the run has no checkpoint, or none of that step.
+        CheckpointError: the run has no checkpoint, or no checkpoint of this step.
     """
     folder = run_dir / "checkpoints"
     if not folder.is_dir():
-        raise CheckpointError(f"{run_dir} holds no checkpoints; give a run folder of `train run`")
+        raise CheckpointError(f"{run_dir} contains no checkpoints; give a run folder of `train run`")
     partial = ocp.Context()
     partial.pytree_options.loading.partial_load = True
     with partial, ocp.training.Checkpointer(str(folder.absolute())) as checkpointer:
         kept: dict[int, Any] = {checkpoint.step: checkpoint.metrics for checkpoint in checkpointer.checkpoints}
         if not kept:
-            raise CheckpointError(f"{folder} holds no complete checkpoint yet")
+            raise CheckpointError(f"{folder} contains no complete checkpoint yet")
         if step is None:
             scored = [(metrics["loss"], at) for at, metrics in kept.items() if metrics]
             step = min(scored)[1] if scored else max(kept)
         if step not in kept:
             raise CheckpointError(
-                f"{folder} holds no step {step}; it has {', '.join(map(str, kept))}", parameter="step"
+                f"{folder} contains no step {step}; it has {', '.join(map(str, kept))}", parameter="step"
             )
         with _readable(folder):
             stored = checkpointer.checkpointables_metadata(step).metadata["state"]["params"]

@@ -1,4 +1,4 @@
-"""Curves of training runs as a figure."""
+"""Plot the metrics of training runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +17,15 @@ LOGARITHMIC = ("_norm", "learning_rate")
 
 
 def draw_curves(runs: Sequence[str | Path], output: str | Path) -> None:
-    """Draw one panel per scalar and one colour per run: thin lines for training, markers for validation.
+    """Plot one panel per scalar, with one colour per run. Training has thin lines, and validation has markers.
 
     Args:
         runs: run folders.
         output: image file in a format of matplotlib, such as `curves.png`.
 
     Raises:
-        CheckpointError: a folder holds no `metrics.jsonl`, or no measurement in it.
-        FocalCodecError: the name of `output` does not end in a format that matplotlib writes.
+        CheckpointError: a folder has no `metrics.jsonl`, or the file contains no measurement.
+        FocalCodecError: matplotlib does not support the format of `output`.
         OSError: the image cannot be written.
     """
     from matplotlib.figure import Figure
@@ -67,24 +67,24 @@ def _draw_panel(axis, name: str, curves: dict[Path, Curves]) -> None:
 
 
 def load_curves(run: Path) -> Curves:
-    """Read a run's `metrics.jsonl`.
+    """Read the `metrics.jsonl` of a run.
 
     Raises:
-        CheckpointError: there is no such file, or no measurement in it.
+        CheckpointError: there is no such file, or it contains no measurement.
     """
     path = run / METRICS
     if not path.is_file():
-        raise CheckpointError(f"{run} holds no {METRICS}; give a run folder of `train run`")
+        raise CheckpointError(f"{run} contains no {METRICS}; give a run folder of `train run`")
     splits: Curves = {"train": {}, "valid": {}}
     for line in read_lines(path):
         for name, value in line.items():
             if line["split"] in splits and name not in ("step", "split") and not name.endswith(LEFT_OUT):
                 splits[line["split"]].setdefault(name, []).append((line["step"], value))
     if not any(splits.values()):
-        raise CheckpointError(f"{path} holds no measurement yet")
+        raise CheckpointError(f"{path} contains no measurement yet")
     return splits
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """Sorting key that puts losses first, then the scalars that explain them."""
+    """Sorting key of a scalar: the position of its prefix in `ORDER`, and its name."""
     return next((place for place, prefix in enumerate(ORDER) if name.startswith(prefix)), len(ORDER)), name

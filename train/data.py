@@ -1,4 +1,4 @@
-"""Batches: which recordings, in which order, at which lengths.
+"""Batches of recordings: their order, their lengths, and reading them.
 
 The batch of step n depends only on the configuration and n. A run therefore resumes exactly from its step number, on
 any number of processes, devices and workers.
@@ -29,7 +29,7 @@ from .sections import DataConfig
 from .stages import Batch
 
 NO_RECORDING = -1
-"""Index in a planned batch of a row that stays empty."""
+"""Index of an empty row in a planned batch."""
 Reasons = list[tuple[str, str]]
 """Unreadable recordings, by id and reason."""
 
@@ -39,21 +39,22 @@ class PlannedBatch(NamedTuple):
 
     number: int
     samples: int
-    """Length that its recordings are padded or cropped to."""
+    """Number of samples that its recordings are padded or cropped to."""
     indices: tuple[int, ...]
     """Recordings by their index in the corpus, or `NO_RECORDING`."""
 
 
 class BatchPlan:
-    """Every batch of a run, in order: `plan[n]`.
+    """The batches of a run. `plan[n]` is batch n.
 
-    Each epoch shuffles all recordings and takes each of them once. Crops form batches in any order; whole recordings
-    form batches of similar length. Recordings that do not fill a batch move to the next longer bucket. The last batch
-    is filled with further crops, or with empty rows.
+    Each epoch shuffles all recordings and uses each of them once. Crops form batches in any order. Whole recordings
+    form batches of similar length. Recordings that do not fill a batch move to the next longer bucket. If the last
+    batch is not full, it is filled with further crops or with empty rows.
 
     Args:
-        samples: (recordings,) length of each recording.
-        seed: seed of the shuffling; None keeps the order by length, for validation.
+        samples: (recordings,) length of each recording in samples.
+        config: batch size, crops and buckets.
+        seed: seed of the shuffling. None keeps the order by length, for validation.
         align: bucket lengths are multiples of this many samples.
     """
 
@@ -93,10 +94,10 @@ class BatchPlan:
 
 
 def corpus_buckets(samples: np.ndarray, growth: float, align: int) -> np.ndarray:
-    """Bucket lengths of a corpus, each about `growth` times the one before.
+    """Bucket lengths of a corpus. Each is about `growth` times the previous one.
 
-    The series starts from the longest recording, so that the batches that need most memory have no padding. The codec
-    does not know its longest input, and `nn.lengths` therefore grows a fixed series from a shortest length.
+    The series starts from the longest recording, so that the batches that need most memory have little padding. In
+    contrast, the series in `nn.lengths` starts from a shortest length, because the longest input is unknown there.
     """
     longest, shortest = int(samples.max()), int(samples.min())
     count = math.ceil(math.log(max(longest / max(shortest, align), 1), growth)) + 1
@@ -110,14 +111,15 @@ class BatchReader:
 
     recordings: Sequence[Recording]
     rows: tuple[int, ...]
-    """Rows of the global batch."""
+    """Indices of the rows within the global batch."""
     crop: bool
     """Whether to crop recordings at random positions."""
     seed: int
     speed: tuple[float, float] = (1.0, 1.0)
+    """Slowest and fastest playback speed of crops."""
 
     def __call__(self, planned: PlannedBatch) -> tuple[Batch, Reasons]:
-        """The rows as NumPy arrays, and the recordings that cannot be read."""
+        """Read the rows as NumPy arrays. Also returns the recordings that cannot be read."""
         count = len(self.rows)
         sig, lengths = np.zeros((count, planned.samples), np.float32), np.zeros(count, np.int32)
         crop, bad = np.zeros(count, np.float32), np.zeros(count, np.int32)
@@ -126,7 +128,7 @@ class BatchReader:
             index = planned.indices[place]
             if index == NO_RECORDING:
                 continue
-            # Seeded by the row of the global batch, so that the division among processes changes nothing.
+            # The seed depends on the row of the global batch, so that the division among processes has no influence.
             rng = np.random.default_rng((self.seed, planned.number, place))
             crop[row] = rng.random(dtype=np.float32)
             try:
@@ -136,7 +138,7 @@ class BatchReader:
                 reasons.append((self.recordings[index].id, str(error)))
                 continue
             if self.crop:
-                # Audio that is resampled from another rate than its own plays at another speed.
+                # If audio is resampled from a rate other than its own, its speed changes.
                 rate_hz = round(SAMPLE_RATE_HZ * np.exp(rng.uniform(*np.log(self.speed))))
                 wanted = math.ceil(planned.samples * rate_hz / SAMPLE_RATE_HZ)
                 start = int(crop[row] * (max(0, len(decoded) - wanted) + 1))
@@ -147,9 +149,11 @@ class BatchReader:
 
 
 class Pipeline:
-    """The batches of a run, read ahead in worker processes and put on the devices.
+    """The batches of a run, which are read ahead in worker processes and put on the devices.
 
     Args:
+        recordings: recordings of the corpus.
+        config: batch size, crops and buckets.
         sharding: sharding of the batch axis.
         seed, align: as in `BatchPlan`.
     """
@@ -173,11 +177,11 @@ class Pipeline:
         self.reader = BatchReader(recordings, tuple(rows), crop, seed or 0, config.speed)
 
     def batches(self, start: int, stop: int, workers: int) -> Generator[tuple[Batch, Reasons], None, None]:
-        """Batches `start` … `stop` − 1 on the devices, each with the recordings that could not be read."""
+        """Yield the batches `start` to `stop` − 1 on the devices, each with the recordings that could not be read."""
         import grain
 
         batches = grain.MapDataset.range(start, stop).map(self.plan.__getitem__).map(self.reader)
-        # One thread per worker process keeps the reading order within a shard. Without workers, several threads read.
+        # One thread per worker process keeps the reading order within a shard. Without workers, four threads read.
         read = batches.to_iter_dataset(grain.ReadOptions(num_threads=1 if workers else 4, prefetch_buffer_size=4))
         if workers:
             _parse_absl_flags()
@@ -188,7 +192,7 @@ class Pipeline:
                 yield jax.tree.map(self._put, batch), reasons
 
     def _put(self, local: np.ndarray) -> jax.Array:
-        """The global array from this process's rows."""
+        """Create the global array from the rows of this process."""
         shape = (self.config.batch_size, *local.shape[1:])
 
         def piece(index):
@@ -209,7 +213,7 @@ def _parse_absl_flags() -> None:
 def pipelines(
     config: TrainConfig, sharding: NamedSharding, codec: CodecConfig, report: ProgressCallback
 ) -> tuple[Pipeline, Pipeline | None]:
-    """Training and validation data; the latter is None without `data.valid`.
+    """Create the training and validation data. The validation data are None without `data.valid`.
 
     Raises:
         AudioError: no recordings are given or found, or none has an allowed length.
@@ -228,16 +232,20 @@ def pipelines(
 
 
 def select(inputs: Sequence[str], config: DataConfig, split: str) -> tuple[list[Recording], list[Recording]]:
-    """Recordings of a corpus within the configured lengths, and those outside.
+    """Find the recordings of a corpus. Returns those within the configured lengths, and the others.
 
     Args:
-        split: key of `data` that names the inputs, for messages.
+        inputs: inputs of the corpus.
+        config: minimum and maximum length.
+        split: key of `data` that names the inputs, for error messages.
 
     Raises:
         AudioError: no inputs are given, no recording can be opened, or none has an allowed length.
     """
     if not inputs:
-        raise AudioError(f"no recordings to {split} on: give data.{split} folders or manifests, as prepare writes them")
+        raise AudioError(
+            f"data.{split} is empty; give folders or manifests of recordings, such as the output of prepare"
+        )
     found = find(inputs)
     kept = [r for r in found if r.samples == 0 or config.min_seconds <= r.seconds <= config.max_seconds]
     if not any(r.samples for r in found):

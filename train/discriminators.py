@@ -1,4 +1,4 @@
-"""Discriminators of HiFi-GAN (Kong et al., 2020): multi-period and multi-scale, weight- and spectral-normalised."""
+"""Discriminators of HiFi-GAN (Kong et al., 2020): multi-period and multi-scale, weight- or spectral-normalized."""
 
 import math
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class DiscriminatorOutput:
 
     scores: Float[Array, " batch *positions"]
     layers: list[Array]
-    """Activations of every layer, each (batch, …). The scores are the last."""
+    """Activations of all layers, each (batch, …). The last ones are the scores."""
 
 
 def weight_norm(kernel: Kernel, scale: Float[Array, " dim_out"]) -> Kernel:
@@ -40,13 +40,14 @@ def weight_norm(kernel: Kernel, scale: Float[Array, " dim_out"]) -> Kernel:
 
 
 class NormedConv(nn.Module):
-    """Convolution with zero 'same' padding and a normalised kernel.
+    """Convolution with zero 'same' padding and a normalized kernel.
 
-    Weight normalisation learns the norm per output channel. Spectral normalisation divides by the largest singular
-    value, which each training step refines by one power iteration (collection `spectral`).
+    With weight normalization, the norm per output channel is learned. With spectral normalization, the kernel is
+    divided by its largest singular value. Each training step refines this value by one power iteration (collection
+    `spectral`).
 
     Attributes:
-        split: compute grouped convolutions group by group, as dense ones.
+        split: whether to compute grouped convolutions as one dense convolution per group.
     """
 
     dim: int
@@ -93,7 +94,7 @@ class NormedConv(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """Treats every `period`-th sample as a sequence of its own."""
+    """Discriminator of the `period` sequences that consist of every `period`-th sample."""
 
     config: DiscriminatorConfig
     period: int
@@ -116,7 +117,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class ScaleDiscriminator(nn.Module):
-    """Strided, grouped convolutions over the signal at one of its scales."""
+    """Discriminator with strided, grouped convolutions over the signal at one scale."""
 
     config: DiscriminatorConfig
     spectral: bool
@@ -143,8 +144,8 @@ class Discriminators(nn.Module):
     """All discriminators, applied to a batch of signals.
 
     Attributes:
-        split: compute grouped convolutions group by group, as dense ones. Needed where the batch is replicated along
-            an axis of the mesh (see `layers.grouped_conv`); it adds many operations to compile.
+        split: whether to compute grouped convolutions as one dense convolution per group. This is necessary if the
+            batch is replicated along an axis of the mesh (see `layers.grouped_conv`). It takes longer to compile.
     """
 
     config: DiscriminatorConfig
@@ -160,7 +161,7 @@ class Discriminators(nn.Module):
         x = sig[..., None]
         for scale in range(self.config.num_scales):
             if scale:
-                # parity: zeros at the edges count in the average, as in the original's pooling.
+                # parity: zeros at the edges count in the average, as in the pooling of the original.
                 x = nn.pool(pad_frames(x, 2, 2), 0.0, lax.add, (4,), (2,), "VALID") / 4
             outputs.append(
                 ScaleDiscriminator(self.config, scale == 0, self.split, self.dtype, name=f"scale_{scale}")(x)

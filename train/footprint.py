@@ -1,4 +1,4 @@
-"""The dry run: what a run would need, without data and without computing anything."""
+"""The dry run, which reports the requirements of a run without data and without training."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .start import codec_config
 from .step import Trainer, TrainState
 
 EXAMPLE_SECONDS = 10.0
-"""Length of recording for which the cost of a step is stated, where the configuration does not crop."""
+"""Length of the recordings of the example batch in seconds, if the configuration does not crop."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +49,27 @@ class Footprint:
 
     config: TrainConfig
     mesh: dict[str, int]
-    """Devices along each axis."""
+    """Number of devices along each axis."""
     parameters: tuple[ParameterRow, ...]
     memory: tuple[MemoryRow, ...]
-    """A step's activations need further memory."""
+    """Memory that is kept between steps. The activations of a step need additional memory."""
     batch_size: int
     batch_seconds: float
-    """Length of each recording of the example batch."""
+    """Length of each recording of the example batch in seconds."""
     step_flop: int
     """Operations of the matrix products and convolutions of a step, over all devices."""
 
     @property
     def num_devices(self) -> int:
-        """Devices in the mesh."""
+        """Number of devices in the mesh."""
         return math.prod(self.mesh.values())
 
 
 def dry_run(config: TrainConfig, devices: int | None = None) -> Footprint:
-    """Mesh, sharding of each parameter, memory per device, and FLOPs per step of a run.
+    """Compute the mesh, the shardings, the memory per device, and the operations per step of a run.
 
     Args:
+        config: configuration of the run.
         devices: number of devices to plan for. The default is the number on this machine.
 
     Raises:
@@ -91,7 +92,7 @@ def dry_run(config: TrainConfig, devices: int | None = None) -> Footprint:
 
 
 def abstract_run(config: TrainConfig) -> tuple[Trainer, TrainState, Any]:
-    """The trainer, and the shapes of its state and of the fixed parameters."""
+    """The trainer, the shapes of its state, and the shapes of the fixed parameters."""
     model = FocalCodec(codec_config(config.model))
     name = config.definition.teacher
     teacher = None if name is None else FocalCodec(structure(name, dtype=config.model.dtype))
@@ -128,7 +129,7 @@ def parameter_rows(state: TrainState, frozen: Any, mesh: AbstractMesh) -> tuple[
 
 
 def memory_rows(state: TrainState, frozen: Any, mesh: AbstractMesh) -> tuple[MemoryRow, ...]:
-    """Bytes of parameters and moments, in all and per device; the last row is their sum."""
+    """Bytes of parameters and moments, in total and per device. The last row is the sum."""
     discriminators = state.discriminators
     trees = (
         ("trained parameters", state.params),
@@ -143,7 +144,7 @@ def memory_rows(state: TrainState, frozen: Any, mesh: AbstractMesh) -> tuple[Mem
 
 
 def state_bytes(tree: Any, mesh: Mesh | AbstractMesh | None = None) -> int:
-    """Bytes of a tree on one device of a mesh, or without a mesh in all."""
+    """Bytes of a tree on one device of a mesh. Without a mesh, the total number of bytes."""
     if mesh is None:
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     where = sharding.shardings(tree, mesh)

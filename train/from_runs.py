@@ -1,4 +1,4 @@
-"""One codec from the parts that training runs have trained."""
+"""Combine the parts that training runs have trained into one codec."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from .start import CODEC, CONFIG
 
 @dataclass(frozen=True)
 class TrainedParts:
-    """What a codec takes from one run."""
+    """The parts of a codec that come from one run."""
 
     run: Path
     parts: tuple[str, ...]
@@ -40,24 +40,26 @@ class FromRunsReport:
 def codec_from_runs(
     runs: Sequence[str | Path], output: str | Path, *, step: int | None = None, dtype: str = "float32"
 ) -> FromRunsReport:
-    """Write the codec whose parts these runs have trained. Untrained parts are those that the first run started from.
+    """Write a codec with the parts that these runs have trained. Other parts come from the codec of the first run.
 
-    The runs may have started from different codecs; one decoder, for example, serves all token rates. In each run,
-    audio must have passed through the parts that the codec will have.
+    The runs may have started from different codecs. For example, one decoder serves all token rates. The parts that
+    audio passed through in a run must be equal to those of the resulting codec.
 
     Args:
         runs: run folders.
         output: folder to write the codec to, in the layout of `save_pretrained`.
-        step: checkpoint of a single run to take. None takes the best by validation, or the newest.
+        step: step of the checkpoint, for a single run. None selects the checkpoint with the best validation loss, or
+            the newest one if the run has no validation.
         dtype: dtype of the weights in the file. They are read back as float32.
 
     Raises:
-        CheckpointError: a folder is no run, lacks the checkpoint, or was trained with other parts than the codec's.
-        ConfigError: two runs train the same part, or `step` is given for several runs.
+        CheckpointError: a folder is not a run, lacks the checkpoint, or was trained with parts that differ from those
+            of the codec.
+        ConfigError: two runs trained the same part, or `step` is given for several runs.
     """
     folders, output = [Path(run) for run in runs], Path(output)
     if step is not None and len(folders) > 1:
-        message = "a step can be chosen for one run only; several runs have steps of their own"
+        message = "a step can only be chosen for a single run"
         raise ConfigError(message, parameter="step")
     started = {run: _started_from(run) for run in folders}
     trained, taken = _trained_parts(folders, step)
@@ -79,7 +81,7 @@ def codec_from_runs(
 
 def _started_from(run: Path) -> tuple[FocalCodec, Any]:
     if not (run / CODEC / "config.json").is_file():
-        raise CheckpointError(f"{run} is not a run folder: it holds no {CODEC}/config.json")
+        raise CheckpointError(f"{run} is not a run folder: it contains no {CODEC}/config.json")
     return load_pretrained(run / CODEC)
 
 
@@ -100,7 +102,7 @@ def _trained_parts(runs: Sequence[Path], step: int | None) -> tuple[dict[Path, A
 def _check_fits(
     run: Path, started: FocalCodec, before: Mapping[str, Any], trained: set[str], model: FocalCodec, params: Any
 ) -> None:
-    """Refuse a run whose audio passed through parts that differ from the codec's."""
+    """Check that the parts that audio passed through in a run are those of the codec."""
     other = [
         part
         for part in load_config(run / CONFIG).definition.passes

@@ -15,16 +15,18 @@ from .sections import LogConfig
 
 METRICS = "metrics.jsonl"
 WANDB_ID = "wandb_id"
-"""File in the run folder with the id of the run on Weights & Biases. A resumed run continues it there."""
+"""File in the run folder with the id of the run on Weights & Biases. A resumed run uses the same id."""
 
 
 class Log:
-    """Scalars, audio and images of a run.
+    """Log of scalars, audio and images of a run.
 
     Args:
+        run_dir: run folder.
+        config: enabled logs.
         run_config: configuration of the run, for Weights & Biases.
-        step: step that the run starts from. Lines of later steps, which an interrupted run wrote, are dropped.
-        first: whether this is the first process. Other processes write nothing.
+        step: step that the run starts from. Lines of later steps, which an interrupted run wrote, are removed.
+        first: whether this is the first process. Other processes write no log.
     """
 
     def __init__(self, run_dir: Path, config: LogConfig, run_config: Mapping[str, Any], *, step: int, first: bool):
@@ -54,7 +56,7 @@ class Log:
             known_as.write_text(self.wandb.id)
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Write a line with step, split, and every scalar by name."""
+        """Write a line with the step, the split, and all scalars by name."""
         if self.file is None:
             return
         rounded = {name: float(f"{value:.9g}") for name, value in sorted(values.items())}
@@ -66,13 +68,13 @@ class Log:
             self.wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def event(self, step: int, what: str, **details: Any) -> None:
-        """Write a line about an event: a resumption, a preemption, or an unreadable recording."""
+        """Write a line about an event, such as a resumption, a stop, or an unreadable recording."""
         if self.file is not None:
             self.file.write(json.dumps({"step": step, "split": "event", "event": what, **details}) + "\n")
 
     @property
     def shows_examples(self) -> bool:
-        """Whether `example` writes anything."""
+        """Whether a log is enabled to which `example` writes."""
         return bool(self.board or self.wandb)
 
     def example(self, step: int, name: str, real: np.ndarray, fake: np.ndarray) -> None:
@@ -100,7 +102,7 @@ class Log:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a `metrics.jsonl`. An incomplete last line is left out."""
+    """Yield the lines of a `metrics.jsonl`, up to the first incomplete line."""
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)
@@ -112,7 +114,7 @@ def check_extras(config: LogConfig) -> None:
     """Check that the packages for the configured logs are installed.
 
     Raises:
-        ConfigError: names the missing package and how to install it.
+        ConfigError: a package is missing. The message says how to install it.
     """
     if config.tensorboard:
         require("log.tensorboard", "tensorboard", "tensorboardX")

@@ -1,4 +1,4 @@
-"""A training run: start or resume, step, log, validate, save, and stop on request."""
+"""A training run: it starts or resumes, runs steps, logs, validates, saves, and stops on request."""
 
 import dataclasses
 import math
@@ -33,11 +33,11 @@ class RunReport:
     run_dir: Path
     """Folder with checkpoints, configuration and curves."""
     step: int
-    """Last step of the run."""
+    """Last completed step."""
     train_loss: float | None
-    """Total loss of the last step; None where this call made no step."""
+    """Total loss of the last step. None if this call ran no step."""
     valid_loss: float | None
-    """Total loss of the last validation; None where this call did not validate."""
+    """Total loss of the last validation. None if this call did not validate."""
     stopped: bool
     """Whether the run was asked to stop before its end. The same call resumes it."""
 
@@ -61,15 +61,15 @@ def run(
     """Train until the configured end, or until SIGTERM or Ctrl-C. The same call resumes a stopped run.
 
     Args:
-        config: a configuration, or a YAML file or name as `load_config` takes it.
+        config: a configuration, or a YAML file or name as for `load_config`.
         run_dir: folder for checkpoints, configuration and `metrics.jsonl`.
-        progress: receives a `RunMessage`, `StepProgress` or `ValidationProgress` at a time.
+        progress: called with each `RunMessage`, `StepProgress` and `ValidationProgress`.
 
     Raises:
         ConfigError: the mesh is impossible, or the run folder belongs to another configuration.
         AudioError: there are no recordings.
         CheckpointError: the starting codec or a checkpoint cannot be read.
-        TrainingError: losses or gradients stayed non-finite, or too many recordings cannot be read.
+        TrainingError: gradients stayed non-finite, or too many recordings cannot be read.
         OSError: a checkpoint cannot be written.
     """
     config = config if isinstance(config, TrainConfig) else load_config(config)
@@ -82,7 +82,7 @@ def run(
     codec = starting_codec(config, run_dir, mesh, resumed=resumed)
     trainer = Trainer(config, codec.model, codec.teacher)
     trained, frozen = config.split_params(codec.params)
-    report(RunMessage("looking through the recordings", "phase"))
+    report(RunMessage("listing the recordings", "phase"))
     train, valid = pipelines(config, sharding.batch_sharding(mesh), codec.model.config, report)
     check_processes_agree(config, *(one.reader.recordings for one in (train, valid) if one is not None))
     programs = Programs(trainer, mesh, trained, frozen)
@@ -103,7 +103,7 @@ def run(
         with closing(log):
             if step:
                 log.event(step, "resumed", **changes)
-                report(RunMessage(f"going on from step {step}" + (f"; changed: {changes}" if changes else "")))
+                report(RunMessage(f"resuming from step {step}" + (f"; changed: {changes}" if changes else "")))
             validation = None if valid is None else Validation(config, programs, valid, log)
             context = RunContext(config, programs, train, checkpoints, log, report, validation)
             loop = Loop(context, newbob, validated)
@@ -115,6 +115,8 @@ class Loop:
     """The loop over steps, with logging, validation and checkpoints between them.
 
     Args:
+        context: configuration, programs, data and outputs of the run.
+        newbob: state of the learning rate schedule.
         validated: step of the last validation.
     """
 
@@ -130,14 +132,14 @@ class Loop:
         self.step, self.train_loss, self.valid_loss = 0, None, None
 
     def run(self, state: TrainState, frozen: Any, start: int, stop: Stop) -> bool:
-        """Train from the step after `start`; returns whether the run was asked to stop before its end."""
+        """Train from the step after `start`. Returns whether the run was asked to stop before its end."""
         context, config = self.context, self.config
         self.step = start
         batches = context.train.batches(start, self.total, config.data.workers)
         pending: tuple[int, Any] | None = None
         context.report(StepProgress(start, self.total))
         with closing(batches):
-            if start and self.validates(start) and self.validated != start:  # stopped before it could validate
+            if start and self.validates(start) and self.validated != start:  # the run stopped before this validation
                 self.validate(state, frozen, start, stop)
             for step in range(start + 1, self.total + 1):
                 with self.window.wait():
@@ -158,7 +160,7 @@ class Loop:
                     stopping = stopping or stop.now
                 if stopping:
                     context.log.event(step, "stopped")
-                    text = f"asked to stop: saved step {step}; the same command goes on from there"
+                    text = f"asked to stop: saved step {step}; the same command continues from there"
                     context.report(RunMessage(text))
                     return True
         context.report(RunMessage(f"done: {self.total} steps"))
@@ -169,21 +171,21 @@ class Loop:
         return self.context.valid is not None and (step % self.validate_every == 0 or step == self.total)
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step, with NewBob's factor."""
+        """Learning rate of a step, with the factor of NewBob."""
         return learning_rate(self.config.optimizer, step, self.total, self.per_epoch) * self.newbob.rate_factor
 
     def flop(self, state: TrainState, frozen: Any, batch: Batch) -> int:
-        """Operations of a step, counted once per length of batch."""
+        """Number of operations of a step. They are counted once for each length of batch."""
         samples = batch.sig.shape[1]
         if samples not in self.flops:
             self.flops[samples] = step_flops.of_step(self.context.programs.trainer, state, frozen, batch)
         return self.flops[samples]
 
     def record(self, pending: tuple[int, Any] | None) -> None:
-        """Read a step's metrics, and log their means at the configured interval.
+        """Read the metrics of a step, and log their means at the configured interval.
 
         Raises:
-            TrainingError: the loss or the gradient stayed non-finite, or too many recordings cannot be read.
+            TrainingError: the gradient stayed non-finite, or too many recordings cannot be read.
         """
         if pending is None:
             return
@@ -202,13 +204,13 @@ class Loop:
         self.context.report(StepProgress(step, self.total, self.train_loss, speed, logged))
 
     def name_unreadable(self, step: int, reasons: list[tuple[str, str]]) -> None:
-        """Log and report recordings, given as (id, reason), that were not named before."""
+        """Log and report unreadable recordings, given as (id, reason), that were not reported before."""
         for name, reason in self.unreadable.new(reasons):
             self.context.log.event(step, "unreadable", id=name, reason=reason)
             self.context.report(RunMessage(f"skipped {name}: {reason}", "warning"))
 
     def validate(self, state: TrainState, frozen: Any, step: int, stop: Stop) -> float | None:
-        """Validate; returns the total loss, or None if interrupted or not finite.
+        """Validate. Returns the total loss, or None if the validation was interrupted or the loss is not finite.
 
         Raises:
             TrainingError: too many recordings cannot be read.
@@ -228,7 +230,7 @@ class Loop:
         return loss if math.isfinite(loss) else None
 
     def save(self, step: int, state: TrainState, loss: float | None) -> None:
-        """Start to write a checkpoint. The step's number is also the position in the data."""
+        """Start to write a checkpoint. The number of the step is also the position in the data."""
         host = {**dataclasses.asdict(self.newbob), "validated": self.validated}
         metadata = {"host": host, "config": as_plain_yaml(self.config.to_dict())}
         self.context.checkpoints.save(step, state, metadata, loss)

@@ -1,8 +1,8 @@
 """Losses as plain functions.
 
-Averages are over real frames of readable items. Adversarial losses use whole items, with the silence that follows a
-recording shorter than its crop, as HiFi-GAN does. Under `jax.jit` with sharded arrays, averages are over the global
-batch.
+Averages are over real frames of readable items. As in HiFi-GAN, adversarial losses use whole items, including the
+silence after a recording that is shorter than its crop. Under `jax.jit` with sharded arrays, averages are over the
+global batch.
 """
 
 from functools import lru_cache
@@ -34,7 +34,7 @@ def feature_loss(
 ) -> Float[Array, ""]:
     """Mean squared error over real frames."""
     real = frame_mask(lengths, feats.shape[1])
-    # Mask the difference and not its square, because values past an end may be NaN.
+    # The difference is masked instead of its square, because values past an item's end may be NaN.
     error = jnp.where(real[..., None], qfeats.astype(jnp.float32) - feats.astype(jnp.float32), 0) ** 2
     return error.sum() / jnp.maximum(real.sum() * feats.shape[-1], 1).astype(jnp.float32)
 
@@ -44,7 +44,7 @@ def feature_loss(
 
 @lru_cache
 def mel_basis(config: MelConfig, rate_hz: int) -> np.ndarray:
-    """Slaney's triangular filters, (bins, mels), from librosa."""
+    """Triangular mel filters of Slaney from librosa, (bins, mels)."""
     import librosa
 
     return librosa.filters.mel(
@@ -66,9 +66,9 @@ def mel_loss(
     configs: tuple[MelConfig, ...],
     rate_hz: int,
 ) -> Float[Array, ""]:
-    """L1 between log-mels over frames that start within an item's length, averaged over resolutions.
+    """L1 distance between log-mel spectrograms, averaged over resolutions and over frames centred within an item.
 
-    Both signals must be zero past the items' ends.
+    Both signals must be zero past the end of each item.
     """
     total = jnp.zeros(())
     for config in configs:
@@ -82,7 +82,7 @@ def mel_loss(
 
 
 def discriminator_loss(real: Outputs, fake: Outputs, rows: Rows) -> Float[Array, ""]:
-    """Hinge loss, summed over discriminators."""
+    """Hinge loss of the discriminators, summed over discriminators."""
     return sum(
         (
             weighted_mean(jnp.maximum(0, 1 - r.scores), rows) + weighted_mean(jnp.maximum(0, 1 + f.scores), rows)
@@ -98,7 +98,7 @@ def adversarial_loss(fake: Outputs, rows: Rows) -> Float[Array, ""]:
 
 
 def matching_loss(real: Outputs, fake: Outputs, rows: Rows) -> Float[Array, ""]:
-    """L1 between the activations of the discriminators, averaged over all layers of all discriminators."""
+    """L1 distance between the activations of the discriminators, averaged over all layers of all discriminators."""
     layers = [
         weighted_mean(jnp.abs(jax.lax.stop_gradient(a) - b).astype(jnp.float32), rows)
         for r, f in zip(real, fake, strict=True)
@@ -108,5 +108,5 @@ def matching_loss(real: Outputs, fake: Outputs, rows: Rows) -> Float[Array, ""]:
 
 
 def mean_score(outputs: Outputs, rows: Rows) -> Float[Array, ""]:
-    """Score, averaged over discriminators."""
+    """Mean score, averaged over discriminators."""
     return sum((weighted_mean(o.scores, rows) for o in outputs), start=jnp.zeros(())) / len(outputs)

@@ -1,4 +1,4 @@
-"""Accounting of a run's measurements: means between lines of the log, and limits that stop a run."""
+"""Metrics of a run: means between lines of the log, and checks that stop a run."""
 
 import math
 import time
@@ -26,14 +26,14 @@ class MetricsWindow:
 
     @contextmanager
     def wait(self) -> Iterator[None]:
-        """Count the time within as waiting for data."""
+        """Count the time in the block as waiting for data."""
         started = time.monotonic()
         yield
         self.waited += time.monotonic() - started
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave out the time within, so that the speed is that of training."""
+        """Exclude the time in the block, so that the speed is that of training."""
         started = time.monotonic()
         yield
         self.started += time.monotonic() - started
@@ -60,7 +60,7 @@ class MetricsWindow:
         )
 
     def means(self) -> dict[str, float]:
-        """Scalars of a line of the log."""
+        """Means and speeds for a line of the log."""
         values = {name: value / self.steps for name, value in self.sums.items() if name not in ("samples", "flop")}
         if self.counts is not None:
             values |= code_usage(self.counts)
@@ -68,7 +68,7 @@ class MetricsWindow:
 
 
 def code_usage(counts: np.ndarray) -> dict[str, float]:
-    """Share of the codes that were used, and the entropy of their use relative to uniform use.
+    """Share of the codes that were used, and their entropy relative to that of uniform use.
 
     Args:
         counts: (codes,) number of uses of each code.
@@ -85,7 +85,7 @@ class UnreadableRecordings:
 
     Args:
         allowed_share: share of the recordings that may be unreadable.
-        corpus: recordings of the corpus. Until that many were read, the share is of the corpus.
+        corpus: number of recordings of the corpus. In the first epoch, the share is relative to this number.
     """
 
     def __init__(self, allowed_share: float, corpus: int):
@@ -94,7 +94,7 @@ class UnreadableRecordings:
         self.named: set[str] = set()
 
     def new(self, reasons: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Recordings, as (id, reason), that were not named before."""
+        """Yield the recordings, as (id, reason), that were not reported before."""
         for name, reason in reasons:
             if name not in self.named:
                 self.named.add(name)
@@ -102,6 +102,10 @@ class UnreadableRecordings:
 
     def add(self, read: int, bad: int) -> None:
         """Count the recordings of a step.
+
+        Args:
+            read: number of recordings of the step.
+            bad: number of unreadable ones.
 
         Raises:
             TrainingError: more than the allowed share is unreadable.
@@ -116,20 +120,22 @@ class UnreadableRecordings:
 
 
 def check_finite(step: int, values: Mapping[str, float], patience: int, latest: int | None) -> None:
-    """Stop a run whose losses or gradients stay non-finite.
+    """Check that the gradients of a run do not stay non-finite.
 
     Args:
-        values: scalars of the step, with each network's count of consecutive non-finite steps.
+        step: number of the step.
+        values: scalars of the step, with the number of consecutive skipped updates of each network.
+        patience: number of consecutive skipped updates that stops the run.
         latest: step of the newest checkpoint.
 
     Raises:
-        TrainingError: names what was not finite.
+        TrainingError: too many consecutive updates were skipped. The message names the losses that were not finite.
     """
     for network in ("discriminator", "generator"):
         if values.get(f"{network}/not_finite", 0) >= patience:
             wrong = [name for name, value in values.items() if name.startswith("loss/") and not math.isfinite(value)]
             what = ", ".join(wrong) or f"the {network}'s gradient"
             raise TrainingError(
-                f"stopped at step {step}: {what} was NaN or infinite for {patience} steps in a row. These steps "
-                f"changed nothing; the last checkpoint is of step {latest}"
+                f"stopped at step {step}: {what} was NaN or infinite for {patience} steps in a row. The "
+                f"updates of the {network} were skipped; the last checkpoint is of step {latest}"
             )

@@ -1,4 +1,4 @@
-"""The compiled programs of a run, with the sharding of every argument and result pinned."""
+"""The compiled programs of a run. The sharding of every argument and result is fixed."""
 
 from functools import partial
 from typing import Any
@@ -14,10 +14,12 @@ class Programs:
     """Jitted `init`, `step` and `validate` of a trainer on a mesh.
 
     Args:
+        trainer: functions of the run.
+        mesh: mesh of devices.
         trained, frozen: parameters of the codec, or their shapes.
 
     Attributes:
-        target: shapes and shardings of the training state, as a checkpoint is restored to.
+        target: shapes and shardings of the training state, for restoring a checkpoint.
     """
 
     def __init__(self, trainer: Trainer, mesh: jax.sharding.Mesh, trained: Any, frozen: Any):

@@ -1,4 +1,4 @@
-"""What a run reports while it works. The command shows these; the library never prints."""
+"""Events that a run reports. The command displays them, because the library does not print."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class RunMessage:
-    """A message for the user. Level `phase` names work that lasts until the next event."""
+    """A message for the user. A message of level `phase` describes work that lasts until the next event."""
 
     text: str
     level: Literal["phase", "info", "warning"] = "info"
@@ -15,7 +15,7 @@ class RunMessage:
 
 @dataclass(frozen=True)
 class Speed:
-    """Means since the last line of the log."""
+    """Mean speed since the last line of the log."""
 
     steps_per_second: float
     audio_hours_per_second: float
@@ -23,19 +23,19 @@ class Speed:
     """Share of the time spent waiting for data."""
     tflops_per_second: float
     mfu: float | None
-    """Model FLOPs utilization; None where the device's peak is not known."""
+    """Model FLOPs utilization. None if the peak of the device is unknown."""
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """A step is done. The first event of a call has no loss, because no step was made yet."""
+    """A step is done. The first event of a call has no loss, because no step has run yet."""
 
     step: int
     total: int
     loss: float | None = None
     speed: Speed | None = None
     logged: bool = False
-    """Whether the log got a line for this step."""
+    """Whether a line was logged for this step."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class PrepareProgress:
 
     recordings: int
     total: int
-    """Recordings to pack in all."""
+    """Total number of recordings to pack."""
     hours: float
-    """Hours of audio so far."""
+    """Hours of audio in the complete shards."""
 
 
 ProgressEvent = RunMessage | StepProgress | ValidationProgress | PrepareProgress
@@ -62,4 +62,4 @@ ProgressCallback = Callable[[ProgressEvent], None]
 
 
 def ignore(event: ProgressEvent) -> None:
-    """The progress callback of a caller that gave none."""
+    """A progress callback that does nothing."""

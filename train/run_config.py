@@ -1,4 +1,4 @@
-"""Configuration of a training run: a YAML file whose every key is checked, and `key.sub=value` overrides."""
+"""Configuration of a training run: a YAML file, and overrides of the form `key.sub=value`. Every key is checked."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -28,7 +28,7 @@ from .stages import STAGES, Stage
 
 
 def known_stage(name: str) -> str:
-    """Check the name of a stage."""
+    """Check the name of a stage, and return it."""
     if name not in STAGES:
         *names, last = map(repr, STAGES)
         raise ValueError(f"Input should be {', '.join(names)} or {last}")
@@ -37,10 +37,10 @@ def known_stage(name: str) -> str:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
-    """A whole run. Either `epochs` or `steps` gives its length."""
+    """A training run. Either `epochs` or `steps` gives its length."""
 
     stage: Annotated[str, AfterValidator(known_stage)]
-    """What is trained, and with which losses: the name of a stage in `train/stages`."""
+    """Name of a stage in `train/stages`. It determines what is trained, and with which losses."""
     model: ModelConfig
     data: DataConfig = Field(default_factory=DataConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
@@ -52,12 +52,15 @@ class TrainConfig:
     trainable: tuple[Part, ...] = ()
     """Parts to train, for a stage that lets the configuration choose them."""
     crop_frames: PositiveInt = 22
-    """Feature frames cropped from each encoded recording, for stages that decode such crops."""
+    """Number of feature frames to crop from each encoded recording, for stages that decode such crops."""
     epochs: PositiveInt | None = None
+    """Number of passes over the training data."""
     steps: PositiveInt | None = None
+    """Number of steps."""
     validate_every: PositiveInt | None = None
-    """Steps between validations. The default is once per epoch."""
+    """Number of steps between validations. The default is one epoch."""
     seed: NonNegativeInt = 0
+    """Random seed of weights, batches and crops."""
 
     def __post_init__(self):
         problems = self.definition.config_problems(self.trainable, self.model, self.data)
@@ -79,7 +82,7 @@ class TrainConfig:
 
     @property
     def definition(self) -> Stage:
-        """The stage's record."""
+        """The record of the stage."""
         return STAGES[self.stage]
 
     @property
@@ -93,7 +96,7 @@ class TrainConfig:
         return self.definition.discriminators and (self.loss.adversarial > 0 or self.loss.matching > 0)
 
     def split_params(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Parameters of a codec as two trees: those that are trained, and those that stay fixed."""
+        """Split the parameters of a codec into two trees: the trained parameters, and the fixed ones."""
         return self.definition.split_params(params, self.parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,16 +105,15 @@ class TrainConfig:
 
 
 def load_config(name_or_file: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
-    """Read a run's configuration.
+    """Read the configuration of a run.
 
     Args:
         name_or_file: a YAML file, or the name of a configuration in this package, such as `smoke`.
-        overrides: changes of the form `key.sub=value`. Values are YAML, so lists and numbers are written as in the
-            file.
+        overrides: changes of the form `key.sub=value`. Values are written as in YAML.
 
     Raises:
-        ConfigError: the file does not exist or is not YAML. Unknown keys, wrong values and contradictions are all
-            named in one message.
+        ConfigError: the file does not exist or is not YAML, or the configuration is invalid. One message names all
+            unknown keys, wrong values and contradictions.
     """
     import yaml
 
@@ -121,7 +123,7 @@ def load_config(name_or_file: str | Path, overrides: Iterable[str] = ()) -> Trai
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}; a configuration is a mapping of keys")
+        raise ConfigError(f"{path} contains a {type(content).__name__}; a configuration is a mapping of keys")
     for override in overrides:
         _override(content, override)
     try:
@@ -134,7 +136,7 @@ def config_file(name_or_file: str | Path) -> Path:
     """Path of a YAML file, given as a path or as the name of a configuration in this package.
 
     Raises:
-        ConfigError: neither exists.
+        ConfigError: there is no such file and no such configuration.
     """
     path, packaged = Path(name_or_file), Path(str(resources.files("focalcodec_jax.configs")))
     if path.is_file():
@@ -150,7 +152,7 @@ def from_dict(content: Mapping[str, Any]) -> TrainConfig:
     """Check a configuration.
 
     Raises:
-        ConfigError: names every problem at once.
+        ConfigError: the configuration is invalid. The message names all problems.
     """
     try:
         return TrainConfig(**content)

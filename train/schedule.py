@@ -7,12 +7,13 @@ from .sections import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, step: int, total: int, per_epoch: int) -> float:
-    """Learning rate without NewBob's factor.
+    """Learning rate without the factor of NewBob.
 
     Args:
+        config: configuration of the optimizer.
         step: number of the step, from 1.
-        total: steps of the run.
-        per_epoch: steps of an epoch.
+        total: number of steps of the run.
+        per_epoch: number of steps of an epoch.
     """
     rate = config.learning_rate * min(1.0, step / max(config.warmup_steps, 1))
     if config.schedule == "epoch":
@@ -24,7 +25,7 @@ def learning_rate(config: OptimizerConfig, step: int, total: int, per_epoch: int
 
 @dataclass
 class NewBob:
-    """Lowers the learning rate when validation improves too little, as SpeechBrain's NewBob with patience 0."""
+    """Lowers the learning rate if validation improves too little, as in SpeechBrain's NewBob with patience 0."""
 
     rate_factor: float = 1.0
     """Factor on the learning rate so far."""
@@ -32,7 +33,7 @@ class NewBob:
     """Loss of the previous validation."""
 
     def update(self, config: OptimizerConfig, loss: float) -> None:
-        """Take a validation's loss into account. Other schedules and non-finite losses change nothing."""
+        """Update the factor after a validation. Other schedules and non-finite losses change nothing."""
         if config.schedule != "newbob" or not math.isfinite(loss):
             return
         last = self.last_validation

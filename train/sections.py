@@ -1,4 +1,4 @@
-"""Sections of a training configuration, as checked dataclasses. `run_config.TrainConfig` joins them."""
+"""Sections of a training configuration, as checked dataclasses. `run_config.TrainConfig` combines them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,8 +27,8 @@ class ModelConfig:
     codec: Mapping[str, Any] | None = None
     """Architecture in the keys of a published `config.json`, which is initialized with random weights."""
     input_gain: PositiveFloat = 1.0
-    """Factor on the random weights of the first convolution. The LayerNorm after it removes the input level, except
-    for inputs near its epsilon. A gain well below 1 brings speech into that range."""
+    """Factor on the random weights of the first convolution. The LayerNorm after it removes the level of the input,
+    unless the input is close to its epsilon. A factor well below 1 brings speech into that range."""
     dtype: DType = "float32"
     """Compute dtype. Parameters, norms, softmax, quantizer, Fourier transforms and losses stay in float32."""
     remat: bool = False
@@ -46,26 +46,26 @@ class DataConfig:
     """Recordings, and how they are batched."""
 
     train: tuple[str, ...] = ()
-    """Folders or manifests to train on: output of `prepare`, or plain recordings."""
+    """Inputs to train on, as for `tokenize`: output of `prepare`, or other recordings."""
     valid: tuple[str, ...] = ()
-    """Folders or manifests to validate on."""
+    """Inputs to validate on, of the same kinds."""
     batch_size: PositiveInt = 16
-    """Recordings per step, over all devices."""
+    """Number of recordings per step, over all devices."""
     crop_seconds: PositiveFloat | None = None
-    """Length of the random crops that end-to-end stages train on. Other stages take whole recordings."""
+    """Length in seconds of the random crops that end-to-end stages train on. Other stages use whole recordings."""
     speed: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-    """Slowest and fastest playback speed. Each crop draws a random speed, which also moves pitch and formants (Ko et
+    """Slowest and fastest playback speed. Each crop has a random speed, which also changes pitch and formants (Ko et
     al., 2015)."""
     min_seconds: NonNegativeFloat = 0.1
-    """Shorter recordings are left out and counted."""
+    """Shorter recordings are left out. The log reports their number."""
     max_seconds: PositiveFloat = 60.0
-    """Longer recordings are left out and counted."""
+    """Longer recordings are left out. The log reports their number."""
     bucket_growth: Annotated[float, Field(gt=1)] = 1.25
     """Ratio of neighbouring length buckets. One program is compiled per bucket."""
     workers: NonNegativeInt = 2
-    """Processes that read and decode audio; 0 reads in the training process."""
+    """Number of processes that read and decode audio. 0 reads in the training process."""
     max_bad_share: Share = 0.01
-    """The run stops when more than this share of its recordings is unreadable."""
+    """The run stops if more than this share of its recordings is unreadable."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -83,42 +83,45 @@ class MelConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class DiscriminatorConfig:
-    """Discriminators of HiFi-GAN. The default is its set of eight."""
+    """Discriminators of HiFi-GAN. The default has the eight discriminators of the paper."""
 
     periods: tuple[PositiveInt, ...] = (2, 3, 5, 7, 11)
+    """Periods of the multi-period discriminators, in samples."""
     num_scales: NonNegativeInt = 3
+    """Number of multi-scale discriminators."""
     width: PositiveFloat = 1.0
-    """Factor on the channels of every layer. Small runs use less than 1."""
+    """Factor on the number of channels of every layer. Small runs use less than 1."""
 
     def __post_init__(self):
         if not self.periods and not self.num_scales:
             raise ValueError("give at least one period or one scale")
 
     def channels(self, full: int) -> int:
-        """Channels of a layer that has `full` channels at width 1."""
+        """Number of channels of a layer that has `full` channels at width 1."""
         return max(4, round(full * self.width / 4) * 4)
 
 
 @dataclass(frozen=True, config=STRICT)
 class LossConfig:
-    """Weight of each loss. A weight of 0 disables the loss."""
+    """Weights and settings of the losses. A weight of 0 disables the loss."""
 
     feature: NonNegativeFloat = 1.0
-    """MSE between the encoder's features and the features rebuilt from codes. The decoder stage does not use it."""
+    """MSE between the features of the encoder and the features rebuilt from codes. The decoder stage does not use it.
+    """
     entropy: NonNegativeFloat = 0.1
     """Entropy per frame minus the weighted entropy of the codebook."""
     diversity: NonNegativeFloat = 1.0
-    """Weight of the codebook's entropy within the entropy loss."""
+    """Weight of the entropy of the codebook within the entropy loss."""
     inv_temperature: PositiveFloat = 100.0
     """Inverse temperature of the soft code assignment in the entropy loss."""
     mel: NonNegativeFloat = 45.0
-    """L1 between log-mel spectrograms."""
+    """L1 distance between log-mel spectrograms."""
     mels: tuple[MelConfig, ...] = (MelConfig(),)
-    """Resolutions of the log-mel loss, which is averaged over them."""
+    """Resolutions of the log-mel loss. The loss is their average."""
     adversarial: NonNegativeFloat = 1.0
     """Hinge loss of the generator against the discriminators."""
     matching: NonNegativeFloat = 54.0
-    """L1 between the discriminators' activations for real and generated audio."""
+    """L1 distance between the activations of the discriminators for real and generated audio."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -130,22 +133,27 @@ class OptimizerConfig:
     weight_decay: NonNegativeFloat = 0.01
     clip: PositiveFloat = 5.0
     accumulate: PositiveInt = 1
-    """Micro-batches per step, whose gradients are averaged. The codebook's entropy is then computed per micro-batch."""
+    """Number of micro-batches per step, whose gradients are averaged. The entropy of the codebook is computed for each
+    micro-batch."""
     patience: PositiveInt = 5
-    """The run stops after this many consecutive steps with a non-finite loss or gradient. Such steps change no
-    parameter."""
+    """The run stops after this many consecutive updates with a non-finite gradient. These updates are skipped."""
     schedule: Literal["constant", "newbob", "epoch", "cosine"] = "constant"
-    """newbob: × `factor` when validation improves by less than `threshold`; epoch: × `factor` after each epoch;
-    cosine: decay to zero at the end of the run."""
+    """newbob multiplies the learning rate by `factor` if validation improves by less than `threshold`. epoch multiplies
+    it by `factor` after each epoch. cosine lowers it to zero at the end of the run."""
     factor: Share = 0.9
+    """Factor on the learning rate, for the schedules newbob and epoch."""
     threshold: NonNegativeFloat = 0.0025
+    """Relative improvement of the validation loss, for the schedule newbob."""
     warmup_steps: NonNegativeInt = 0
+    """Number of steps in which the learning rate rises linearly, for every schedule."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class MeshConfig:
-    """Devices along each mesh axis; −1 takes the remaining devices. Batches are split over data × fsdp, parameters and
-    moments over fsdp, and matrix products over tensor."""
+    """Number of devices along each mesh axis. −1 uses the remaining devices.
+
+    Batches are split over data × fsdp, parameters and moments over fsdp, and matrix products over tensor.
+    """
 
     data: int = -1
     fsdp: int = 1
@@ -163,22 +171,22 @@ class CheckpointConfig:
     """When checkpoints are written, and which ones are kept."""
 
     every: PositiveInt = 1000
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
     keep_last: PositiveInt = 2
     """Number of the newest checkpoints to keep."""
     keep_every: PositiveInt | None = None
-    """Also keep every checkpoint whose step is a multiple of this."""
+    """Also keep every checkpoint whose step is a multiple of this number."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class LogConfig:
-    """What a run records."""
+    """Logs of a run."""
 
     every: PositiveInt = 10
-    """Steps between lines of `metrics.jsonl`. Each line holds means over these steps."""
+    """Number of steps between lines of `metrics.jsonl`. Each line contains means over these steps."""
     tensorboard: bool = False
     """Also write TensorBoard files."""
     wandb: str | None = None
-    """Project name on Weights & Biases."""
+    """Project name on Weights & Biases. None disables this log."""
     examples: NonNegativeInt = 4
-    """Validation recordings whose reconstruction is logged as audio and as a spectrogram."""
+    """Number of validation recordings whose reconstruction is logged as audio and as a spectrogram."""

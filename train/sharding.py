@@ -1,4 +1,4 @@
-"""Sharding: a mesh of data × fsdp × tensor, and one ordered list of rules for parameters, gradients and moments.
+"""Sharding on a mesh of data × fsdp × tensor. One ordered list of rules covers parameters, gradients and moments.
 
 XLA inserts the collectives.
 """
@@ -19,10 +19,10 @@ from .sections import MeshConfig
 AXES = ("data", "fsdp", "tensor")
 
 RULES: tuple[tuple[str, P], ...] = (
-    # One number per channel or head; also the position table and the vectors of spectral normalisation.
+    # Arrays with one number per channel or head, the position table, and the vectors of spectral normalization.
     (r"/(bias|scale|alpha|gamma|gru_rel_pos_const|u|v)$", P()),
     (r"/relative_embedding/embedding$", P()),
-    # Pairs of matrix products: the inner dimension is split over tensor, so that only the result is summed.
+    # In pairs of matrix products, the inner dimension is split over tensor, so that only the result is summed.
     (r"/(feed_forward|refiner)/in_proj/kernel$", P("fsdp", "tensor")),
     (r"/(feed_forward|refiner)/out_proj/kernel$", P("tensor", "fsdp")),
     (r"/pwconv1/kernel$", P("fsdp", "tensor")),
@@ -30,21 +30,23 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"/attention/qkv_proj/kernel$", P("fsdp", "tensor")),
     (r"/attention/out_proj/kernel$", P("tensor", "fsdp")),
     (r"/(in_proj|out_proj|context_proj|feature_proj|gru_rel_pos_linear|proj)/kernel$", P("fsdp", None)),
-    # Convolutions, (kernel, dim_in, dim_out).
+    # Kernels of convolutions have the axes (kernel, dim_in, dim_out).
     (r"/(conv|dwconv|downscale|upscale|embedding|output|convs_\d+)/kernel$", P(None, None, "fsdp")),
     (r"/modulation/(layers_\d+|\w*context\w*)/kernel$", P(None, None, "fsdp")),
 )
-"""(pattern, mesh axis of each dimension). The first pattern that is found in a path applies."""
+"""Pairs of a pattern and the mesh axis of each dimension. The first pattern that matches a path applies."""
 
 
 def make_mesh(config: MeshConfig, batch_size: int, devices: list | None = None) -> Mesh:
-    """A mesh of data × fsdp × tensor.
+    """Create a mesh of data × fsdp × tensor.
 
     Args:
-        devices: None takes all devices.
+        config: sizes of the axes.
+        batch_size: size of the global batch.
+        devices: devices of the mesh. The default is all devices.
 
     Raises:
-        ConfigError: the sizes do not multiply to the number of devices, or the batch does not divide.
+        ConfigError: the product of the sizes is not the number of devices, or the batch cannot be divided evenly.
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, batch_size, len(devices))
@@ -52,16 +54,22 @@ def make_mesh(config: MeshConfig, batch_size: int, devices: list | None = None) 
 
 
 def mesh_shape(config: MeshConfig, batch_size: int, devices: int) -> tuple[int, ...]:
-    """Sizes of the axes on a number of devices; raises as `make_mesh`."""
+    """Sizes of the axes for a number of devices.
+
+    Raises:
+        ConfigError: as in `make_mesh`.
+    """
     sizes = {axis: getattr(config, axis) for axis in AXES}
     given = math.prod(size for size in sizes.values() if size != -1)
     if -1 in sizes.values() and devices % given == 0:
         sizes = {axis: devices // given if size == -1 else size for axis, size in sizes.items()}
     if -1 in sizes.values() or math.prod(sizes.values()) != devices:
-        raise ConfigError(f"mesh {sizes} does not fit {devices} device(s); the sizes must multiply to that")
+        raise ConfigError(
+            f"mesh {sizes} does not fit {devices} device(s); the product of the sizes must be this number"
+        )
     split = sizes["data"] * sizes["fsdp"]
     if batch_size % split:
-        raise ConfigError(f"a batch of {batch_size} does not divide over data × fsdp = {split} devices")
+        raise ConfigError(f"a batch of {batch_size} cannot be divided evenly over data × fsdp = {split} devices")
     return tuple(sizes.values())
 
 
@@ -79,21 +87,23 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A sharding for each array in a tree of parameters or in a training state.
 
     Raises:
-        ConfigError: names every path without a rule.
+        ConfigError: a path has no rule. The message names all such paths.
     """
     named = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     unmatched = sorted(path for path, leaf in named if leaf.shape and rule(path) is None)
     if unmatched:
-        raise ConfigError(f"no sharding rule is for {', '.join(unmatched)}; add one to RULES")
+        raise ConfigError(f"there is no sharding rule for {', '.join(unmatched)}; add one to RULES")
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec(path_name(path), leaf.shape, mesh.shape)), tree
     )
 
 
 def spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
-    """A rule's axes. A dimension that the axis does not divide stays whole.
+    """Mesh axes of an array. A dimension that cannot be divided evenly is not split.
 
     Args:
+        path: path of the array, as from `path_name`.
+        shape: shape of the array.
         sizes: size of each mesh axis.
     """
     found = rule(path) or P()
@@ -112,13 +122,13 @@ def rule(path: str) -> P | None:
 
 
 def path_name(path: tuple) -> str:
-    """Name such as `/decoder/head/proj/kernel`, from the keys, fields and indices of a tree path."""
+    """Name of a tree path, such as `/decoder/head/proj/kernel`."""
     keys = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", None))) for key in path)
     return "".join(f"/{key}" for key in keys)
 
 
 def gathered(params: Any, mesh: Mesh) -> Any:
-    """Parameters as a step computes with them: replicated along fsdp. The transpose of this scatters gradients."""
+    """Replicate parameters along fsdp for computing. The transpose of this operation scatters gradients."""
 
     def gather(path, leaf):
         axes = (None if axis == "fsdp" else axis for axis in spec(path_name(path), leaf.shape, mesh.shape))
@@ -128,7 +138,7 @@ def gathered(params: Any, mesh: Mesh) -> Any:
 
 
 def scattered(grads: Any, mesh: Mesh) -> Any:
-    """Gradients with the sharding of their parameters."""
+    """Give gradients the sharding of their parameters."""
     return jax.lax.with_sharding_constraint(grads, shardings(grads, mesh))
 
 

@@ -1,4 +1,4 @@
-"""Packing a corpus into ArrayRecord shards of FLAC, which training reads fast and in any order."""
+"""Pack a corpus into ArrayRecord shards of FLAC, from which training reads fast and in any order."""
 
 import hashlib
 import io
@@ -31,13 +31,13 @@ class PrepareOptions:
     """Options of `prepare`."""
 
     per_shard: int = 1000
-    """Recordings per shard."""
+    """Number of recordings per shard."""
     rate_hz: int | None = None
-    """Sample rate to resample to; None keeps the rate of each recording."""
+    """Sample rate in Hz to resample to. None keeps the rate of each recording."""
     ids: str | Path | None = None
-    """Text file with the ids of the recordings to take, one a line; None takes all."""
+    """Text file with the ids of the recordings to include, one per line. None includes all recordings."""
     workers: int = os.cpu_count() or 1
-    """Processes that read and encode."""
+    """Number of processes that read and encode audio."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,18 @@ class PrepareReport:
     """Folder with the shards and their manifest."""
     shards: int
     recordings: int
-    """Recordings in the shards."""
+    """Number of recordings in the shards."""
     hours: float
     """Hours of audio in the shards."""
     failed: int
-    """Recordings that could not be read. `failures` names them."""
+    """Number of recordings that could not be read."""
     failures: Path
+    """File that lists these recordings, each with the reason."""
 
 
 @dataclass(frozen=True)
 class AudioShard:
-    """A shard to write, and its recordings."""
+    """A shard and its recordings."""
 
     folder: Path
     number: int
@@ -72,7 +73,7 @@ class AudioShard:
 
     @property
     def listing(self) -> Path:
-        """Manifest of this shard. It is written last, so its existence means that the shard is complete."""
+        """Manifest of this shard. It is written last, and it exists only if the shard is complete."""
         return self.path.with_suffix(".jsonl")
 
     @property
@@ -88,19 +89,20 @@ def prepare(
     *,
     progress: ProgressCallback | None = None,
 ) -> PrepareReport:
-    """Pack recordings into shards. The same call resumes after an interruption with the missing shards.
+    """Pack recordings into shards. After an interruption, the same call writes the missing shards.
 
     Args:
-        inputs: folders of recordings, or manifests.
+        inputs: local folders of recordings, or manifests.
         output: folder for the shards and their `manifest.jsonl`.
-        progress: receives a `RunMessage` first, then a `PrepareProgress` for each complete shard.
+        options: defaults to `PrepareOptions()`.
+        progress: called with a `RunMessage`, then with a `PrepareProgress` at the start and for each complete shard.
 
     Raises:
-        AudioError: no recordings are found, `ids` is wrong, or the folder holds shards of other inputs or options.
-        OSError: a shard cannot be written. Complete shards stay.
+        AudioError: no recordings are found, `ids` is wrong, or the folder has shards of other inputs or options.
+        OSError: a shard cannot be written. Complete shards remain.
     """
     options, report = options or PrepareOptions(), progress or ignore
-    report(RunMessage("looking through the recordings", "phase"))
+    report(RunMessage("listing the recordings", "phase"))
     shards = plan_shards([Path(path) for path in inputs], Path(output), options)
     total, done, seconds = sum(len(shard.recordings) for shard in shards), 0, 0.0
 
@@ -130,15 +132,15 @@ def prepare(
 
 
 def plan_shards(inputs: Sequence[Path], folder: Path, options: PrepareOptions) -> list[AudioShard]:
-    """Assign recordings to shards. The same inputs and options give the same plan, so an interrupted call resumes.
+    """Assign recordings to shards. The same inputs and options give the same plan, so that a call can resume.
 
     Raises:
-        AudioError: no recordings are found, an id is unknown, ambiguous or repeated, or the folder holds shards of
-            other inputs or options.
+        AudioError: no recordings are found, an id is unknown, ambiguous or repeated, or the folder has shards of other
+            inputs or options.
     """
     found = [recording for recording in find(inputs) if recording.record is None]
     if not found:
-        raise AudioError("these inputs are shards already; training reads them as they are")
+        raise AudioError("these inputs are already shards, which training reads directly")
     if options.ids is not None:
         found = choose(found, Path(options.ids))
     per_shard = options.per_shard
@@ -146,7 +148,7 @@ def plan_shards(inputs: Sequence[Path], folder: Path, options: PrepareOptions) -
     fingerprint = hashlib.sha256(listed.encode()).hexdigest()
     kept = folder / PLAN
     if kept.is_file() and json.loads(kept.read_text())["fingerprint"] != fingerprint:
-        message = f"{folder} holds shards of other recordings or options; give an empty folder"
+        message = f"{folder} contains shards of other recordings or options; give an empty folder"
         raise AudioError(message, parameter="output")
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(kept) as part:
@@ -156,7 +158,7 @@ def plan_shards(inputs: Sequence[Path], folder: Path, options: PrepareOptions) -
 
 
 def choose(found: Sequence[Recording], ids: Path) -> list[Recording]:
-    """The recordings that a file lists, by their id or its last path component.
+    """Select the recordings that a file lists by their ids, or by the last components of their ids.
 
     Raises:
         AudioError: the file is not text or lists nothing, or an id is unknown, ambiguous or repeated.
@@ -164,7 +166,7 @@ def choose(found: Sequence[Recording], ids: Path) -> list[Recording]:
     try:
         lines = [line.strip() for line in ids.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
-        raise AudioError(f"{ids} is not a text file of ids, one a line") from error
+        raise AudioError(f"{ids} is not a text file of ids, one per line") from error
     wanted = [line for line in lines if line and not line.startswith("#")]
     named: dict[str, set[Recording]] = {}
     for recording in found:
@@ -181,7 +183,7 @@ def choose(found: Sequence[Recording], ids: Path) -> list[Recording]:
         if names:
             raise AudioError(f"{len(names)} ids of {ids} {what}, such as {', '.join(names[:3])}", parameter="ids")
     if not wanted:
-        raise AudioError(f"{ids} lists no ids; it needs one a line", parameter="ids")
+        raise AudioError(f"{ids} lists no ids; it needs one id per line", parameter="ids")
     return [recording for name in wanted for recording in named[name]]
 
 
@@ -189,7 +191,9 @@ def write_shards(shards: Sequence[AudioShard], workers: int, done: Callable[[Aud
     """Write shards in several processes.
 
     Args:
-        done: receives each shard when it is complete, and its seconds of audio.
+        shards: the shards.
+        workers: number of processes.
+        done: called with each complete shard and its seconds of audio.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(1, min(workers, len(shards))), mp_context=context) as pool:
@@ -203,12 +207,12 @@ def write_shards(shards: Sequence[AudioShard], workers: int, done: Callable[[Aud
 
 
 def write_shard(shard: AudioShard) -> float:
-    """Write one shard and its listing; returns its seconds of audio. The listing names unreadable recordings."""
+    """Write one shard and its manifest, which also names unreadable recordings. Returns the seconds of audio."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     lines, record = [], 0
     with written_whole(shard.path) as part:
-        # Groups of one record, because training reads records in any order.
+        # The groups have one record, because training reads records in any order.
         writer = ArrayRecordWriter(str(part), "group_size:1")
         for recording in shard.recordings:
             try:
@@ -228,7 +232,10 @@ def write_shard(shard: AudioShard) -> float:
 
 
 def encode_flac(recording: Recording, rate_hz: int | None) -> tuple[bytes, int, int]:
-    """A recording as 16-bit mono FLAC, its samples and its rate. A file in that format is copied.
+    """Encode a recording as 16-bit mono FLAC. A file that already has this format is copied.
+
+    Returns:
+        The content of the FLAC file, the number of samples, and the sample rate in Hz.
 
     Raises:
         AudioError: the recording is missing, unreadable, empty, or not finite.

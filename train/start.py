@@ -1,4 +1,4 @@
-"""Start of a run: its folder, and the codec in it."""
+"""Start of a run: the run folder and the starting codec."""
 
 import hashlib
 import json
@@ -27,29 +27,32 @@ from .sections import ModelConfig
 
 CONFIG = "config.yaml"
 CODEC, TEACHER = "starting_codec", "teacher"
-"""Folders in a run with the codec that training started from, and with the teacher. Resuming needs no file outside."""
+"""Subfolders of the run folder for the starting codec and the teacher. Resuming a run needs no other checkpoint."""
 FIRST_CONV = "encoder/feature_extractor/layers_0/conv/kernel"
 
 
 @dataclass(frozen=True)
 class StartingCodec:
-    """What training starts from."""
+    """The codec that training starts from."""
 
     model: FocalCodec
     params: dict[str, Any]
-    """Parameters of the codec on the mesh. With a teacher, its encoder's parameters are in `params["teacher"]`."""
+    """Parameters of the codec on the mesh. If there is a teacher, its encoder is in `params["teacher"]`."""
     teacher: FocalCodec | None = None
 
 
 def starting_codec(config: TrainConfig, run_dir: Path, mesh: Mesh, *, resumed: bool) -> StartingCodec:
-    """The codec and, if the stage has one, the teacher. A new run also writes them into its folder.
+    """Load or create the codec and, if the stage has one, the teacher. A new run also writes them into its folder.
 
     Args:
+        config: configuration of the run.
+        run_dir: run folder.
+        mesh: mesh for the parameters.
         resumed: whether the run has checkpoints. Its codec is then read from the run folder.
 
     Raises:
         CheckpointError: the checkpoint cannot be found or read.
-        ConfigError: a configuration of a codec is wrong.
+        ConfigError: the configuration of the codec or the teacher is invalid.
     """
     if resumed:
         if not (run_dir / CODEC / "config.json").is_file():
@@ -76,7 +79,7 @@ def codec_config(config: ModelConfig) -> CodecConfig:
 
     Raises:
         CheckpointError: the checkpoint cannot be found.
-        ConfigError: the given architecture is not a codec's.
+        ConfigError: the given architecture is not that of a codec.
     """
     if config.codec is not None:
         return CodecConfig.from_dict(config.codec, dtype=config.dtype)
@@ -86,7 +89,7 @@ def codec_config(config: ModelConfig) -> CodecConfig:
 
 
 def random_params(config: TrainConfig, model: FocalCodec, mesh: Mesh) -> dict[str, Any]:
-    """Random parameters, created with their sharding."""
+    """Create random parameters with their sharding."""
 
     def init(key: jax.Array) -> Any:
         params: dict[str, Any] = flatten_dict(initialize(model, key)["params"], sep="/")
@@ -111,7 +114,7 @@ def _keep_codec(folder: Path, model: FocalCodec, params: Any) -> None:
 
 
 def check_processes_agree(config: TrainConfig, *corpora: Sequence[Recording]) -> None:
-    """Refuse to start processes that would plan different batches.
+    """Check that all processes plan the same batches.
 
     Raises:
         ConfigError: the configurations or the recordings of the processes differ.
@@ -122,8 +125,8 @@ def check_processes_agree(config: TrainConfig, *corpora: Sequence[Recording]) ->
     digest = np.frombuffer(hashlib.sha256(json.dumps(listed).encode()).digest(), np.uint32)
     if (multihost_utils.process_allgather(digest) != digest).any():
         raise ConfigError(
-            "the processes of this run differ in their configuration or in the recordings they find; give all the same "
-            "command, and folders that all of them see"
+            "the processes of this run differ in their configuration or in the recordings that they find; start all of "
+            "them with the same command, and with folders that all of them can read"
         )
 
 
@@ -131,14 +134,14 @@ def check_processes_agree(config: TrainConfig, *corpora: Sequence[Recording]) ->
 
 
 FIXED = ("stage", "model.checkpoint", "model.preset", "model.codec", "model.input_gain", "trainable")
-"""Keys that decide what a checkpoint means. Other keys may change when a run resumes, and the log names the changes."""
+"""Keys that must not change when a run resumes. Other keys may change, and the log names the changes."""
 
 
 def changes_since(run_dir: Path, config: TrainConfig) -> dict[str, Any]:
-    """Keys that changed since the run was last started, as (before, now).
+    """Keys of the configuration that changed since the run was last started, each with (before, now).
 
     Raises:
-        ConfigError: the checkpoints are of another model or stage, or differ in their discriminators.
+        ConfigError: a key has changed that must stay the same, because the checkpoints depend on it.
     """
     kept = yaml.safe_load((run_dir / CONFIG).read_text())
     before, now = flat(kept), flat(config.to_dict())
@@ -152,7 +155,7 @@ def changes_since(run_dir: Path, config: TrainConfig) -> dict[str, Any]:
     if fixed:
         listed = "; ".join(f"{key} was {was!r}, now {is_!r}" for key, (was, is_) in fixed.items())
         raise ConfigError(
-            f"{run_dir} holds a run of another configuration ({listed}); give another folder", parameter="run_dir"
+            f"{run_dir} contains a run with another configuration ({listed}); give another folder", parameter="run_dir"
         )
     return changes
 
@@ -165,14 +168,14 @@ def keep_config(run_dir: Path, config: TrainConfig) -> None:
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones."""
+    """Flatten nested keys to dotted keys."""
     if isinstance(content, dict) and content:
         return {k: v for key, value in content.items() for k, v in flat(value, f"{prefix}{key}.").items()}
     return {prefix[:-1]: as_plain_yaml(content)}
 
 
 def as_plain_yaml(content: Any) -> Any:
-    """Content with tuples as lists, as YAML reads it back."""
+    """Convert tuples to lists, so that the content equals what YAML reads back."""
     if isinstance(content, dict):
         return {key: as_plain_yaml(value) for key, value in content.items()}
     return [as_plain_yaml(item) for item in content] if isinstance(content, list | tuple) else content

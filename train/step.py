@@ -1,4 +1,4 @@
-"""One training step: update the discriminators, then the generator, in one program. State in, state out."""
+"""One training step, which updates the discriminators and then the generator in one program. It is a pure function."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,24 +19,25 @@ from .stages import Batch, Leaf, Outcome, StageContext, merge_params
 
 Tree = Any
 Metrics = dict[str, Array]
-"""Scalars by name; `counts` is (codes,), the number of uses of each code."""
+"""Scalars by name. `counts` is an array (codes,) with the number of uses of each code."""
 EXAMPLE_SAMPLES = 4096
-"""Length of signal for which every discriminator has an output."""
+"""Length of a signal that is long enough for every discriminator."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DiscriminatorState:
-    """Discriminators and their optimizer."""
+    """State of the discriminators and of their optimizer."""
 
     params: Tree
     spectral: Tree
-    """Singular vectors of the spectrally normalised kernels."""
+    """Singular vectors of the spectrally normalized kernels."""
     moments: Tree
+    """State of the optimizer."""
 
     @property
     def variables(self) -> dict[str, Tree]:
-        """Variables in Flax's layout."""
+        """Variables in the layout of Flax."""
         return {"params": self.params, "spectral": self.spectral}
 
 
@@ -47,7 +48,7 @@ class TrainState:
 
     step: Leaf
     params: Tree
-    """Trained parameters of the codec. Fixed ones are a separate argument of the step."""
+    """Trained parameters of the codec. The fixed parameters are a separate argument of the step."""
     moments: Tree
     """State of the optimizer of `params`."""
     discriminators: DiscriminatorState | Leaf | None = None
@@ -56,18 +57,19 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a step keeps arrays on the mesh. The default leaves them where they are."""
+    """Layout of arrays on the mesh during a step. The default does not change the layout."""
 
     gather: Callable[[Tree], Tree] = lambda params: params
-    """Lays out parameters for computing."""
+    """Gives parameters the layout for computing."""
     scatter: Callable[[Tree], Tree] = lambda grads: grads
-    """Lays out gradients as their parameters are stored."""
+    """Gives gradients the layout in which their parameters are stored."""
 
 
 def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which is an argument of the step.
+    """AdamW without the learning rate, which is an argument of the step.
 
-    A non-finite step changes nothing and increments a count. The host reads the count and stops the run.
+    An update with non-finite gradients is skipped, and a counter is incremented. The host reads the counter and stops
+    the run.
     """
     adamw = optax.chain(
         optax.clip_by_global_norm(config.clip),
@@ -78,9 +80,11 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 class Trainer:
-    """The pure functions of a run: fresh state, one step, and the validation of one batch.
+    """The pure functions of a run: the initial state, one step, and the validation of one batch.
 
     Args:
+        config: configuration of the run.
+        model: the codec.
         teacher: codec whose encoder computes targets, for a stage that has a teacher.
 
     Raises:
@@ -100,7 +104,7 @@ class Trainer:
         )
 
     def init(self, params: Tree, key: jax.Array) -> TrainState:
-        """Fresh state around the trained parameters."""
+        """Create the initial state with these trained parameters."""
         discriminators = None
         if self.discriminators is not None:
             variables = self.discriminators.init(key, jnp.zeros((1, EXAMPLE_SAMPLES)))
@@ -119,11 +123,14 @@ class Trainer:
         """Update the discriminators, then the generator against the updated discriminators.
 
         Args:
+            state: the training state.
             frozen: fixed parameters.
-            learning_rate: for both optimizers.
+            batch: the global batch.
+            learning_rate: learning rate of both optimizers.
+            layout: layout of arrays on the mesh.
 
         Returns:
-            The next state; and metrics, summed or averaged over the global batch.
+            The next state, and metrics that are summed or averaged over the global batch.
         """
         gather, scatter = layout.gather, layout.scatter
         micro_batches = split_batch(batch, self.config.optimizer.accumulate)
@@ -157,10 +164,10 @@ class Trainer:
         return TrainState(state.step + 1, params, moments, discriminators), metrics
 
     def discriminator_loss(self, params: Tree, spectral: Tree, outcome: Outcome, batch: Batch):
-        """Hinge loss of the discriminators on a stage's outcome.
+        """Hinge loss of the discriminators for the outcome of a stage.
 
         Returns:
-            The loss; and scalars, their weight, and the spectral state after one power iteration.
+            The loss, and a tuple of scalars, their weight, and the spectral state after one power iteration.
         """
         assert self.discriminators is not None
         assert outcome.real is not None
@@ -178,14 +185,14 @@ class Trainer:
         return loss, (scalars, batch.rows.sum(), changed.get("spectral", {}))
 
     def generator_loss(self, params: Tree, discriminators: Tree | None, batch: Batch):
-        """The codec's loss.
+        """Loss of the codec.
 
         Args:
             params: all parameters of the codec.
             discriminators: variables of the discriminators, or None.
 
         Returns:
-            The loss; and scalars, their weight, and values that are summed over micro-batches.
+            The loss, and a tuple of scalars, their weight, and values that are summed over micro-batches.
         """
         outcome = self.stage.forward(self.context, params, batch)
         terms = dict(outcome.terms)
@@ -204,15 +211,15 @@ class Trainer:
         return loss, (scalars, outcome.weight, sums)
 
     def weighted_sum(self, terms: Mapping[str, Array]) -> Float[Array, ""]:
-        """Losses times their configured weights."""
+        """Sum of the losses, multiplied by their configured weights."""
         return sum((getattr(self.config.loss, name) * value for name, value in terms.items()), start=jnp.zeros(()))
 
     def validate(self, params: Tree, batch: Batch) -> tuple[Metrics, Array | None]:
         """Validate one batch of whole recordings.
 
         Returns:
-            Losses times the batch's weight, the weight, and code counts, to be summed over batches; and the decoded
-            audio.
+            Values to be summed over batches: losses times the weight of the batch, the weight, and code counts.
+            The decoded audio, or None.
         """
         outcome = self.stage.forward(replace(self.context, crop_frames=None), params, batch)
         scalars = {f"loss/{name}": value for name, value in outcome.terms.items()}
@@ -224,7 +231,7 @@ class Trainer:
         return sums, outcome.fake
 
     def update(self, params: Tree, moments: Tree, grads: Tree, learning_rate: Array) -> tuple[Tree, Any, Metrics]:
-        """One optimizer step: next parameters, next moments, and norms that describe the step."""
+        """One optimizer step. Returns the next parameters, the next moments, and norms for the log."""
         following: Any
         directions, following = self.optimizer.update(grads, moments, params)
         updates = jax.tree.map(lambda direction: -learning_rate * direction, directions)
@@ -237,9 +244,9 @@ class Trainer:
 
 
 def split_batch(batch: Batch, pieces: int) -> Batch:
-    """Micro-batches along a new first axis.
+    """Split a batch into micro-batches along a new first axis.
 
-    Neighbouring rows go to different micro-batches, so that each device keeps the rows it holds.
+    Neighbouring rows go to different micro-batches, so that rows stay on their devices.
     """
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, pieces, *x.shape[1:]), 1, 0), batch)
 
@@ -248,11 +255,12 @@ def mean_gradient(loss: Callable, params: Tree, batches: Batch) -> tuple[Tree, M
     """Gradient and scalars, averaged over micro-batches by their weights.
 
     Args:
-        loss: (params, batch) → loss, (scalars, weight, rest).
+        loss: function (params, batch) → loss, (scalars, weight, rest).
+        params: argument of the gradient.
         batches: micro-batches along the first axis.
 
     Returns:
-        Gradient; scalars; and the rest, stacked along a new first axis.
+        The gradient, the scalars, and the rest, stacked along a new first axis.
     """
     gradient = jax.grad(loss, has_aux=True)
     pieces = len(batches.lengths)

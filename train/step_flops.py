@@ -1,4 +1,4 @@
-"""Model FLOPs of a training step: the operations that its mathematics needs."""
+"""Model FLOPs of a training step. Operations that are only repeated in the implementation are not counted."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from .step import Trainer, TrainState
 
 
 def of_step(trainer: Trainer, state: TrainState, frozen: Any, batch: Batch) -> int:
-    """Operations of the matrix products and convolutions of a step. Arguments may be shapes.
+    """Count the operations of the matrix products and convolutions of a step. Arguments may be shapes.
 
-    The generator's forward pass is counted once, although the discriminators' update repeats it. Recomputed activations
-    are not counted.
+    The forward pass of the generator is counted once, although the update of the discriminators repeats it. Recomputed
+    activations are not counted.
     """
     discriminators = None if state.discriminators is None else state.discriminators.variables
 

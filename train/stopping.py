@@ -1,4 +1,4 @@
-"""Stopping a run by SIGTERM, which clusters send before they take a machine away, or by Ctrl-C."""
+"""Stop a run on SIGTERM, which clusters send before they reclaim a machine, or on Ctrl-C."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 
 
 class Stop:
-    """Whether a run is asked to stop by SIGTERM or Ctrl-C. All processes agree on the step."""
+    """Records whether SIGTERM or Ctrl-C asked the run to stop. All processes stop after the same step."""
 
     def __init__(self):
         self.asked = False
@@ -22,7 +22,7 @@ class Stop:
 
     @property
     def now(self) -> bool:
-        """Whether to interrupt work between two steps, too. Several processes cannot agree on that and go on."""
+        """Whether to also interrupt work between two steps. This is False with several processes, which must agree."""
         return jax.process_count() == 1 and self.asked
 
     def ask(self, *_) -> None:

@@ -26,11 +26,13 @@ class Validation:
     def run(
         self, step: int, params: Any, frozen: Any, interrupted: Callable[[], bool], unreadable: Callable[[list], None]
     ) -> dict[str, float] | None:
-        """Mean losses over all validation recordings; None if interrupted.
+        """Compute mean losses over all validation recordings. Returns None if interrupted.
 
         Args:
-            interrupted: asked before each batch whether to stop.
-            unreadable: receives the (id, reason) of recordings that cannot be read.
+            step: number of the step, for the log.
+            params, frozen: trained and fixed parameters.
+            interrupted: called before each batch. If it returns True, the validation stops.
+            unreadable: called with the (id, reason) of recordings that cannot be read.
 
         Raises:
             TrainingError: too many recordings cannot be read.
@@ -60,7 +62,7 @@ class Validation:
 
     @property
     def _wants_examples(self) -> bool:
-        # Every process takes part in gathering, so this depends on the configuration and not on one process's log.
+        # All processes take part in gathering, so this depends on the configuration and not on the log of one process.
         return self.config.log.tensorboard or self.config.log.wandb is not None
 
     def _log_examples(self, step: int, shown: int, batch: Batch, fake: Any) -> int:

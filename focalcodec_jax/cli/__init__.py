@@ -1,4 +1,4 @@
-"""The `focalcodec-jax` command: each command parses its arguments, calls the library, and prints."""
+"""The command `focalcodec-jax`. Each subcommand parses its arguments, calls the library, and prints the result."""
 
 import os
 import sys
@@ -33,14 +33,14 @@ app.command("export-stablehlo")(export.export_stablehlo)
 
 
 def main(command: typer.Typer | None = None) -> None:
-    """Run the command. An error about the input is printed in one line, with exit code 2."""
+    """Run the command. An error about the input is printed on one line, and the exit code is then 2."""
     with reported():
         (command or app)()
 
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Print errors about the input in one line, and exit with code 2."""
+    """Print errors about the input on one line, and exit with code 2."""
     try:
         yield
     except FocalCodecError as error:
@@ -51,6 +51,7 @@ def reported() -> Iterator[None]:
 
 
 def fail(message: str) -> None:
+    """Print an error message and exit with code 2."""
     console.print(f"[bold red]error:[/] {one_line(message)}", soft_wrap=True, highlight=False)
     if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
         os._exit(2)  # a regular exit would wait for the other processes, which wait for this one

@@ -1,4 +1,4 @@
-"""`python -m focalcodec_jax.cli`, the same as `focalcodec-jax`."""
+"""Runs the command as `python -m focalcodec_jax.cli`."""
 
 from focalcodec_jax.cli import main
 

@@ -35,7 +35,7 @@ def encode(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Output: .npy for one recording; a folder, .npz or .json for several, by file name."
+            "--output", "-o", help="Output file: .npy for one recording. For several: .npz, .json, or a folder."
         ),
     ],
     checkpoint: CheckpointOption = None,
@@ -64,7 +64,7 @@ def decode(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Audio file to write, such as out.wav or out.flac; a folder for several."),
+        typer.Option("--output", "-o", help="Audio file to write, such as out.wav. For several sequences, a folder."),
     ],
     checkpoint: CheckpointOption = None,
     device: DeviceOption = Device.auto,
@@ -90,7 +90,9 @@ def reconstruct(
     output: Annotated[Path, typer.Option("--output", "-o", help="Audio file to write, such as out.wav.")],
     spectrogram: Annotated[
         Path | None,
-        typer.Option(help="Image to write, such as out.png: spectrograms of input and output, and the tokens."),
+        typer.Option(
+            help="Image to write, such as out.png. It shows spectrograms of input and output, and the tokens."
+        ),
     ] = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = Device.auto,
@@ -122,7 +124,7 @@ def reconstruct(
 def convert_voice(
     source: Annotated[Path, typer.Argument(metavar="IN", help="An audio file to convert.")],
     target: Annotated[
-        Path, typer.Option(help="A folder of recordings of the target speaker, several minutes in total; or one file.")
+        Path, typer.Option(help="Recordings of the target speaker: a folder, or one file. Several minutes are best.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Audio file to write, such as out.wav.")],
     neighbours: Annotated[int, typer.Option("-k", min=1, help="Number of nearest neighbours to average.")] = 4,
@@ -144,7 +146,9 @@ def convert_voice(
 
 
 def info(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A published model, a hub name, or a folder.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of a published model or hub repository, or a folder.")
+    ],
 ) -> None:
     """Show the parts, parameters, rates and latency of a codec. The names of published models need no network."""
     import math
@@ -178,7 +182,7 @@ def info(
 
 
 def load_codec(checkpoint: str | None, device: Device, dtype: "DType | None" = None) -> "Codec":
-    """Load the codec that the options name."""
+    """Load the codec that the options select. A note is printed if it is the demo codec by default."""
     from focalcodec_jax.inference import Codec
     from focalcodec_jax.pretrained import DEMO
 

@@ -24,22 +24,25 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A FocalCodec (v0.0.1 or v0.0.2) or a WavLM-large (transformers or Microsoft layout), given as a "
-            "folder, a weight file, or a hub name such as microsoft/wavlm-large."
+            help="Folder, weight file or hub name, such as microsoft/wavlm-large. The checkpoint is a FocalCodec "
+            "(v0.0.1 or v0.0.2), or a WavLM-large (transformers or Microsoft layout)."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the codec to.")],
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Published model whose structure to use: with a WavLM, for the parts around it (default "
-            f"{DEFAULT_PRESET}); with a FocalCodec weight file that has no config.json, for the codec."
+            help="Published model whose structure is used. With a WavLM, it describes the other parts (default: "
+            f"{DEFAULT_PRESET}). A FocalCodec weight file without config.json requires it."
         ),
     ] = None,
-    layers: Annotated[int, typer.Option(min=1, help="Transformer layers of a WavLM to keep.")] = 6,
-    seed: Annotated[int, typer.Option(help="Seed of the parts around a WavLM, which are randomly initialized.")] = 0,
+    layers: Annotated[int, typer.Option(min=1, help="Number of transformer layers of a WavLM to keep.")] = 6,
+    seed: Annotated[int, typer.Option(help="Random seed for initializing the parts that a WavLM does not have.")] = 0,
 ) -> None:
-    """Import a checkpoint and write it in the official layout, which this package and PyTorch both load."""
+    """Import a checkpoint and write it in the official layout.
+
+    This package and the PyTorch original can load the result.
+    """
     imported = import_checkpoint(source, preset=preset, layers=layers, seed=seed)
     save_pretrained(output, imported.model, imported.variables, metadata={"source": source, "layout": imported.layout})
     params = jax.tree.leaves(imported.variables["params"])
@@ -57,14 +60,14 @@ def verify_(
     second: Annotated[str, typer.Argument(metavar="B", help="Folder or hub name of the checkpoint to compare with A.")],
     audio_file: Annotated[
         Path | None,
-        typer.Option("--audio", help="Recording to compare on. The default is the sample in this package."),
+        typer.Option("--audio", help="Recording to encode and decode. The default is the sample in this package."),
     ] = None,
     live: Annotated[
         bool,
         typer.Option("--live", help="Run B in the PyTorch original, which needs the packages torch and focalcodec."),
     ] = False,
 ) -> None:
-    """Compare two checkpoints stage by stage. Exit code 1 when they differ."""
+    """Compare two checkpoints stage by stage. The exit code is 1 if they differ."""
     report = verify(first, second, audio.read(audio_file or SAMPLE_RECORDING), live=live)
     table = Table(title=f"{first} and {second}{' (PyTorch)' if live else ''}", caption="largest error / largest value")
     for column in ("stage", "shape", "given A's input", "end to end"):

@@ -31,19 +31,21 @@ Inputs = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT...",
-        help="Folders, audio files, globs, manifests (CSV, JSONL, Lhotse), ArrayRecord shards of prepare, or "
-        "WebDataset tars. All can be paths, or URLs such as s3://bucket/folder.",
+        help="Folders, audio files, globs, manifests (CSV, JSONL, Lhotse), WebDataset tars, or ArrayRecord shards "
+        "from the command prepare. Each is a path or a URL such as s3://bucket/folder.",
     ),
 ]
 
 
 class Precision(StrEnum):
+    """Compute dtype of the codec."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
 class SharedOptions(NamedTuple):
-    """What both commands take from `shared_options`."""
+    """The values of `shared_options` that both commands use."""
 
     fields: dict[str, Any]
     """Fields of `CorpusOptions`, except for `process`."""
@@ -66,7 +68,7 @@ def shared_options(
     shard: Annotated[
         str | None,
         typer.Option(
-            metavar="I/N", help="Share the work among N processes. This is process I, counted from 0, such as 0/4."
+            metavar="I/N", help="Do part I of N of the work, counted from 0. For example, 0/4 is the first of four."
         ),
     ] = None,
     distributed: DistributedOption = False,
@@ -74,17 +76,21 @@ def shared_options(
     num_processes: NumProcessesOption = None,
     process_id: ProcessIdOption = None,
     window: Annotated[
-        int, typer.Option(min=1, help="Seconds per window. Longer recordings are processed in overlapping windows.")
+        int, typer.Option(min=1, help="Window length in seconds. Longer recordings are split into overlapping windows.")
     ] = WINDOW_SECONDS,
     context: Annotated[
-        int, typer.Option(min=1, help="Seconds at each end of a window that are computed but dropped.")
+        int, typer.Option(min=1, help="Seconds of context at each end of a window. Their results are dropped.")
     ] = CONTEXT_SECONDS,
     batch_seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Maximum seconds of audio per device and batch. Smaller values need less memory."),
+        typer.Option(
+            min=0.1,
+            help="Maximum seconds of audio per device and batch. Smaller values need less memory. The default "
+            "depends on the device.",
+        ),
     ] = None,
 ) -> SharedOptions:
-    """The options that both commands have."""
+    """Options that both commands have."""
     fields = {
         "checkpoint": checkpoint,
         "device": None if device is Device.auto else device.value,
@@ -118,32 +124,34 @@ def tokenize(
     inputs: Inputs,
     output: Annotated[
         str,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Folder or URL of the data set, new or to be continued."),
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder or URL for the data set, new or unfinished."),
     ],
     shared: SharedOptions,
     dtype: Annotated[
-        Precision, typer.Option(help="Compute type of the codec. bfloat16 is faster and changes some tokens.")
+        Precision, typer.Option(help="Compute dtype of the codec. bfloat16 is faster and changes some tokens.")
     ] = Precision.float32,
     format: Annotated[
         str, typer.Option(metavar=f"[{'|'.join(FORMATS)}]", help="File format of the data set.")
     ] = "parquet",
-    workers: Annotated[int, typer.Option(min=0, help="Number of processes that read audio.")] = default_workers(),
+    workers: Annotated[
+        int, typer.Option(min=0, help="Number of processes that read audio. 0 reads in the main process.")
+    ] = default_workers(),
     shard_hours: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Hours of audio per shard. The default is a thousandth of the corpus."),
+        typer.Option(min=0.001, help="Hours of audio per shard. The default is 0.5 to 100, depending on the corpus."),
     ] = None,
     check: Annotated[
-        int, typer.Option(min=0, help="Number of recordings to encode again at the end, to count differing tokens.")
+        int, typer.Option(min=0, help="Number of recordings to encode again at the end, to count tokens that differ.")
     ] = 8,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first recording that cannot be read.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Make shards again in which recordings could not be read.")
+        bool, typer.Option("--retry-failed", help="Process shards with unreadable recordings again.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print hours, shards, batches and padding, but compute nothing.")
+        bool, typer.Option("--dry-run", help="Print hours, shards, batches and padding, without computing tokens.")
     ] = False,
 ) -> None:
-    """Turn a corpus of speech into a data set of tokens.
+    """Convert a corpus of speech to a data set of tokens.
 
     The same command continues an interrupted run. Recordings that cannot be read are listed in failures.jsonl, and the
     exit code is then 1.
@@ -181,16 +189,16 @@ def detokenize(
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="FOLDER", help="Folder or URL of the audio files, new or to be continued."
+            "--output", "-o", metavar="FOLDER", help="Folder or URL for the audio. An interrupted run is continued."
         ),
     ],
     shared: SharedOptions,
     suffix: Annotated[
-        str, typer.Option(help="File name ending of the audio files, which selects their format.")
+        str, typer.Option(help="File extension of the audio files, such as .wav. It selects their format.")
     ] = ".flac",
     workers: Annotated[int, typer.Option(min=1, help="Number of threads that write audio.")] = default_workers(),
 ) -> None:
-    """Turn a data set of tokens back into audio files, one for each recording, named after its id.
+    """Convert a data set of tokens back to audio. Each recording becomes a file that is named after its id.
 
     Without --checkpoint, the codec that made the tokens is used. The same command continues an interrupted run.
     """
@@ -222,5 +230,5 @@ def _process(
     if not jax.distributed.is_initialized():
         return 0, 1
     process = jax.process_index(), jax.process_count()
-    jax.distributed.shutdown()  # the processes work independently, so that none has to wait for another to end
+    jax.distributed.shutdown()  # the processes work independently, so that they do not wait for each other at the end
     return process

@@ -1,4 +1,4 @@
-"""What `tokenize` and `detokenize` show while they run, and what they print at the end."""
+"""Progress and reports that `tokenize` and `detokenize` print."""
 
 import time
 from contextlib import ExitStack
@@ -21,11 +21,12 @@ SHOW_SECONDS, LINE_SECONDS, SHOWN_FAILURES = 0.1, 30.0, 10
 
 
 class CorpusDisplay:
-    """A progress callback that shows a bar over the audio, or prints a line now and then if there is no terminal.
+    """A progress callback that shows a bar over the audio. Without a terminal, it prints a line at intervals.
 
     Use it as a context manager, which stops the bar at the end.
 
     Args:
+        console: console to print to.
         codec_note: text to print before the codec is loaded.
     """
 
@@ -46,7 +47,7 @@ class CorpusDisplay:
     def __call__(self, event: CorpusEvent) -> None:
         match event:
             case events.ListingStarted():
-                self._status("looking through the recordings")
+                self._status("listing the recordings")
             case events.CodecLoading():
                 if self.codec_note is not None:
                     self.console.print(f"[yellow]{self.codec_note}[/]", soft_wrap=True)
@@ -62,7 +63,7 @@ class CorpusDisplay:
             case events.RecordingFailed(message):
                 self._fail(message)
             case events.ShardKept(number):
-                self._print(f"shard {number} stays as it was: no more of it can be read now")
+                self._print(f"shard {number} stays as it was, because no further recording in it can be read")
 
     def _status(self, text: str) -> None:
         self.stack.close()
@@ -84,7 +85,7 @@ class CorpusDisplay:
         """Print the report of `tokenize`."""
         if report.open_shards:
             self._print(
-                f"{report.open_shards} of {report.shards} shards are still open; the last process describes the data "
+                f"{report.open_shards} of {report.shards} shards are not finished; the last process describes the data "
                 "set"
             )
         else:
@@ -113,7 +114,7 @@ class CorpusDisplay:
         self.console.print(
             f"{report.recordings:,} recordings, {report.hours:.2f} h → {report.tokens:,} tokens in "
             f"{report.shards} shard(s) in {folder}; {report.codes_used:,} of {report.codebook_size:,} codes in use, "
-            f"{report.token_entropy_bits:.2f} bits of entropy a token",
+            f"{report.token_entropy_bits:.2f} bits of entropy per token",
             highlight=False,
             soft_wrap=True,
         )
@@ -145,6 +146,7 @@ class AudioBar:
     """A bar over seconds of audio.
 
     Args:
+        console: console to show the bar on.
         estimate: estimated seconds of all audio.
     """
 
@@ -164,6 +166,7 @@ class AudioBar:
         self.bar.start()
 
     def close(self) -> None:
+        """Show the final state and stop the bar."""
         self._show()
         self.bar.stop()
 
@@ -171,6 +174,7 @@ class AudioBar:
         """Advance the bar.
 
         Args:
+            event: the audio that was processed.
             failures: number of recordings that could not be read so far.
         """
         self.seconds += event.seconds
@@ -193,7 +197,7 @@ class AudioBar:
 
 
 def speed_text(seconds: float, usage: DeviceUsage, failures: int) -> str:
-    """How fast audio was processed, how busy the devices were, and how many recordings failed."""
+    """Text with the processing speed, the use of the devices, and the number of failed recordings."""
     text = (
         f"{seconds / usage.elapsed_seconds:.3g} × real time · devices {100 * usage.busy_share:.0f} % busy, "
         f"{100 * usage.waiting_share:.0f} % waiting for data"
@@ -204,15 +208,17 @@ def speed_text(seconds: float, usage: DeviceUsage, failures: int) -> str:
 def print_plan(summary: PlanSummary, console: Console) -> None:
     """Print the result of a dry run."""
     about = "" if summary.sampled == summary.recordings else "about "
-    unread = f"; {summary.unreadable} of {summary.sampled} looked at cannot be read" if summary.unreadable else ""
+    unread = (
+        f"; {summary.unreadable} of {summary.sampled} sampled recordings cannot be read" if summary.unreadable else ""
+    )
     console.print(
         f"{summary.recordings:,} recordings, {about}{summary.hours:,.2f} h, in {summary.shards} shard(s); {about}"
         f"{summary.tokens:,.0f} tokens{unread}",
         highlight=False,
         soft_wrap=True,
     )
-    table = Table(title=f"batches of at most {summary.batch_seconds:g} s a device")
-    for column in ("length (s)", "rows a device", "recordings or windows"):
+    table = Table(title=f"batches of at most {summary.batch_seconds:g} s per device")
+    for column in ("length (s)", "rows per device", "recordings or windows"):
         table.add_column(column, justify="right")
     for batch in summary.batches:
         table.add_row(f"{batch.seconds:.2f}", str(batch.rows), f"{100 * batch.share:.1f} %")

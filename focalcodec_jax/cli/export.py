@@ -13,17 +13,17 @@ from focalcodec_jax.pretrained import DEMO
 
 def export_stablehlo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write to: new, empty, or with an earlier export.")
+        Path, typer.Option("--output", "-o", help="Folder to write to. It is new, empty, or has an earlier export.")
     ],
     checkpoint: CheckpointOption = None,
     platforms: Annotated[
         str,
         typer.Option(
-            metavar="NAME,NAME", help="Platforms that the programs run on. This machine does not need to have them."
+            metavar="NAME,NAME", help="Platforms that the programs can run on. This machine need not have them."
         ),
     ] = ",".join(PLATFORMS),
     dtype: Annotated[
-        str, typer.Option(help="Compute dtype: float32, or bfloat16, which is faster and changes some tokens.")
+        str, typer.Option(help="Compute dtype: float32 or bfloat16. bfloat16 is faster and changes some tokens.")
     ] = "float32",
 ) -> None:
     """Export a codec as StableHLO programs, with a loader that needs only jax and flatbuffers."""

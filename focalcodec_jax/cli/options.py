@@ -29,24 +29,24 @@ CheckpointOption = Annotated[
         "--checkpoint",
         "-c",
         metavar="NAME_OR_FOLDER",
-        help="A hub name such as lucadellalib/focalcodec_50hz, or a folder with config.json and model.safetensors. "
-        "The default is the small demo codec in this package.",
+        help="Hub name of the codec, such as lucadellalib/focalcodec_50hz, or a folder with config.json and "
+        "model.safetensors. The default is the small demo codec in this package.",
     ),
 ]
 DeviceOption = Annotated[
-    Device, typer.Option(help="Kind of device to compute on. auto chooses a TPU or GPU if there is one.")
+    Device, typer.Option(help="Kind of device to compute on. auto selects a TPU or GPU if there is one.")
 ]
 DistributedOption = Annotated[
     bool,
     typer.Option(
-        "--distributed", help="Run as one of several processes that a TPU pod, Slurm or Open MPI has started."
+        "--distributed", help="Run as one of several processes. A TPU pod, Slurm or Open MPI provides their numbers."
     ),
 ]
 CoordinatorOption = Annotated[
     str | None,
     typer.Option(
         envvar="JAX_COORDINATOR_ADDRESS",
-        help="HOST:PORT of the first process, for several processes without a cluster.",
+        help="HOST:PORT of the first of several processes, if no cluster provides it.",
     ),
 ]
 NumProcessesOption = Annotated[

@@ -17,8 +17,8 @@ from focalcodec_jax.cli.options import (
 from focalcodec_jax.console import console
 from focalcodec_jax.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Train a codec, plot its curves, and export it.")
-RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
+app = typer.Typer(no_args_is_help=True, help="Train a codec, plot the losses, and export the codec.")
+RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of training runs.")]
 
 
 @app.command("run")
@@ -28,20 +28,20 @@ def run_(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Keys of the configuration to set to other values."),
+        typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes to keys of the configuration, such as steps=100."),
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder for checkpoints and curves. The same command resumes a run that was stopped."),
+        typer.Option(help="Folder for checkpoints and metrics. The same command resumes a run that was stopped."),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show configuration, mesh, shardings, memory and FLOPs, and do not train."),
+        typer.Option("--dry-run", help="Show configuration, mesh, shardings, memory and FLOPs, without training."),
     ] = False,
     devices: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of devices that --dry-run plans for. The default is the number on this machine."
+            min=1, help="Number of devices for --dry-run to plan for. The default is the number on this machine."
         ),
     ] = None,
     distributed: DistributedOption = False,
@@ -80,7 +80,7 @@ def plot(
     runs: RunFolders,
     output: Annotated[Path, typer.Option("--output", "-o", help="Image to write, such as curves.png.")],
 ) -> None:
-    """Plot the curves of one or several runs."""
+    """Plot the losses and other metrics of one or several runs."""
     from focalcodec_jax import train
 
     train.draw_curves(runs, output)
@@ -94,15 +94,15 @@ def export(
     step: Annotated[
         int | None,
         typer.Option(
-            help="Step of the checkpoint to export, for a single run. The default is the best by validation, or the "
-            "newest of a run without validation."
+            help="Step of the checkpoint to export, for a single run. The default is the checkpoint with the best "
+            "validation loss, or the newest one if the run has no validation."
         ),
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="Data type of the exported weights: float32, bfloat16 or float16.")
     ] = "float32",
 ) -> None:
-    """Join the parts that runs have trained into one codec, in the layout that `--checkpoint` takes."""
+    """Combine the parts that training runs have trained into one codec. Other commands load it with `--checkpoint`."""
     from focalcodec_jax import train
 
     report = train.codec_from_runs(runs, output, step=step, dtype=dtype)
@@ -116,21 +116,24 @@ def prepare(
         list[Path],
         typer.Argument(
             metavar="IN...",
-            help="Folders of recordings, such as a LibriTTS or LibriSpeech tree; or CSV or JSONL manifests with a path "
-            "column, relative to the manifest, and optionally an id column.",
+            help="Local folders of recordings, such as LibriTTS/dev-clean, or CSV or JSONL manifests. A manifest has a "
+            "column path, relative to the manifest, and optionally a column id.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards and their manifest.jsonl.")],
-    per_shard: Annotated[int, typer.Option(min=1, help="Recordings per shard.")] = 1000,
+    per_shard: Annotated[int, typer.Option(min=1, help="Number of recordings per shard.")] = 1000,
     rate_hz: Annotated[
-        int | None, typer.Option(min=1, help="Sample rate to resample to. By default each recording keeps its rate.")
+        int | None,
+        typer.Option(min=1, help="Sample rate in Hz to resample to. By default, recordings keep their rate."),
     ] = None,
     ids: Annotated[
-        Path | None, typer.Option(help="Text file with the ids of the recordings to take, one a line.")
+        Path | None, typer.Option(help="Text file with the ids of the recordings to include, one per line.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that read and encode.")] = os.cpu_count() or 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of processes that read and encode audio.")
+    ] = os.cpu_count() or 1,
 ) -> None:
-    """Pack recordings into ArrayRecord shards of FLAC, which training reads fast and in any order.
+    """Pack recordings into ArrayRecord shards of FLAC, from which training reads fast and in any order.
 
     After an interruption, the same command resumes with the missing shards.
     """

@@ -1,4 +1,4 @@
-"""What the training commands show while they work, and the tables of the dry run."""
+"""Progress of the training commands, and the tables of the dry run."""
 
 from contextlib import ExitStack
 
@@ -17,7 +17,7 @@ COLORS = {"info": "{}", "warning": "[yellow]{}[/]"}
 
 
 class ProgressDisplay:
-    """Shows the events of a run or of `prepare`: a bar on a terminal, and plain lines elsewhere."""
+    """Shows the events of a run or of `prepare`, as a bar on a terminal and as plain lines elsewhere."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -31,7 +31,7 @@ class ProgressDisplay:
         self.open.close()
 
     def __call__(self, event: ProgressEvent) -> None:
-        """The progress callback."""
+        """Show one event. This is the progress callback."""
         if self.bar is None:
             self.open.close()  # A phase ends with the next event.
         match event:
@@ -92,10 +92,12 @@ def _prepare_columns() -> tuple[ProgressColumn, ...]:
 
 
 def show_footprint(footprint: Footprint, console: Console, device_kind: str | None) -> None:
-    """Print the configuration, the mesh, and what a run needs.
+    """Print the configuration, the mesh, and the memory and operations of a run.
 
     Args:
-        device_kind: kind of this machine's devices; None if the dry run is for other devices.
+        footprint: result of `dry_run`.
+        console: console to print to.
+        device_kind: kind of the devices of this machine. None if the dry run is for other devices.
     """
     content = as_plain_yaml(footprint.config.to_dict())
     console.print(yaml.safe_dump(content, sort_keys=False), highlight=False)
@@ -121,7 +123,7 @@ def _parameter_table(rows: tuple[ParameterRow, ...]) -> Table:
 
 
 def _memory_table(rows: tuple[MemoryRow, ...]) -> Table:
-    table = Table(title="memory kept between steps (MiB); a step's activations come on top")
+    table = Table(title="memory kept between steps (MiB); activations of a step need additional memory")
     for column in ("what", "all", "per device"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:

@@ -1,1 +1,1 @@
-"""Turn corpora of speech into data sets of tokens, and back into audio."""
+"""Convert corpora of speech to data sets of tokens, and back to audio."""

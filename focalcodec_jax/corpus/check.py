@@ -1,4 +1,4 @@
-"""A check of the tokens of a run: a random sample of recordings is encoded again, one by one in float32."""
+"""Check the tokens of a run by encoding a random sample of recordings again, one by one in float32."""
 
 import random
 from dataclasses import dataclass, replace
@@ -15,7 +15,13 @@ LONGEST_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How many tokens differ between batches and single recordings."""
+    """Number of tokens that differ between batches and single recordings.
+
+    Attributes:
+        differing: number of tokens that differ.
+        tokens: number of tokens that were compared.
+        recordings: number of recordings that were compared.
+    """
 
     differing: int
     tokens: int
@@ -41,7 +47,7 @@ class CheckSample:
         self.tokens: dict[int, np.ndarray] = {}
 
     def offer(self, index: int, sig: np.ndarray) -> None:
-        """Add a (samples,) recording to the sample with the probability that keeps it uniform."""
+        """Offer a (samples,) recording. It is added with the probability that keeps the sample uniform."""
         if not self.size or len(sig) > LONGEST_SECONDS * SAMPLE_RATE_HZ:
             return
         self.offered += 1
@@ -54,7 +60,7 @@ class CheckSample:
         self.signals[index] = sig
 
     def add_tokens(self, index: int, toks: np.ndarray) -> None:
-        """Keep the (tokens,) of a recording, if it is in the sample."""
+        """Store the (tokens,) tokens of a recording, if it is in the sample."""
         if index in self.signals:
             self.tokens[index] = toks
 

@@ -1,4 +1,4 @@
-"""The description of a finished token data set: `dataset_info.json`, `failures.jsonl` and a data card."""
+"""The description of a finished token data set: `dataset_info.json`, `failures.jsonl` and a dataset card."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def totals(entries: Sequence[ShardEntry], codebook_size: int) -> dict[str, Any]:
 
 
 def describe(folder: Folder, format: TokenFormat, entries: Sequence[ShardEntry], info: Mapping[str, Any]) -> None:
-    """Write the description of a data set whose shards are all finished, `dataset_info.json` last."""
+    """Write the description of a data set whose shards are all finished. `dataset_info.json` is written last."""
     info = {**info, "focalcodec_jax": __version__}
     failures = [failure for entry in entries for failure in entry.failures]
     folder.write(FAILURES, "".join(json.dumps(failure) + "\n" for failure in failures))
@@ -40,10 +40,10 @@ def describe(folder: Folder, format: TokenFormat, entries: Sequence[ShardEntry],
 
 
 def card(info: Mapping[str, Any], format: TokenFormat) -> str:
-    """A data card. Its header tells `datasets` and the Hugging Face Hub which files contain the data."""
+    """The text of a dataset card. Its header lists the data files for `datasets` and the Hugging Face Hub."""
     header = load = ""
     if format.datasets_loader is None:
-        load = "from focalcodec_jax import packed_sequences  # sequences of one length, for training\n"
+        load = "from focalcodec_jax import packed_sequences  # sequences of equal length, for training\n"
     else:
         pattern = f"data/*.{format.extension}"
         header = f"configs:\n- config_name: default\n  data_files: {pattern}\n"
@@ -62,10 +62,10 @@ tags:
 
 # Speech tokens
 
-{info["hours"]:,.2f} hours of speech in {info["recordings"]:,} recordings, as {info["tokens"]:,} tokens of
-[FocalCodec](https://github.com/lucadellalib/focalcodec), checkpoint `{info["checkpoint"]}`
-(SHA-256 of its weights {info["checkpoint_sha256"]}),
-made by focalcodec_jax {info["focalcodec_jax"]} in {info["dtype"]}.
+This data set contains {info["hours"]:,.2f} hours of speech in {info["recordings"]:,} recordings, encoded as
+{info["tokens"]:,} tokens of [FocalCodec](https://github.com/lucadellalib/focalcodec).
+The checkpoint is `{info["checkpoint"]}`. The SHA-256 of its weights is {info["checkpoint_sha256"]}.
+The tokens were computed by focalcodec_jax {info["focalcodec_jax"]} in {info["dtype"]}.
 
 | | |
 |---|---|
@@ -74,8 +74,8 @@ made by focalcodec_jax {info["focalcodec_jax"]} in {info["dtype"]}.
 | entropy | {info["token_entropy_bits"]:.2f} bits per token |
 | recordings that could not be read | {info["failures"]:,} (`{FAILURES}`) |
 
-The columns are `id`; `tokens`; `duration` in seconds; `source`, where the audio was stored; and the columns of the
-manifest, if there was one. {window}
+The column `duration` is in seconds, and `source` is the location of the audio. The other columns are `id`, `tokens` and
+the columns of the manifest, if there was one. {window}
 
 ```python
 {load}```

@@ -1,6 +1,7 @@
-"""Turn a data set of tokens back into audio files.
+"""Convert a data set of tokens back to audio files.
 
-The work is divided into the blocks of the data set. A block with all its audio files written has a journal entry.
+The work is divided into the blocks of the data set. When all audio files of a block are written, the block gets a
+journal entry.
 """
 
 import json
@@ -32,7 +33,7 @@ from focalcodec_jax.tokens.formats.base import FAILURES, id_path
 
 @dataclass(frozen=True)
 class DetokenizeReport(CorpusReport):
-    """What `detokenize` made.
+    """Result of `detokenize`.
 
     Attributes:
         blocks: number of blocks of the data set.
@@ -52,19 +53,19 @@ def detokenize(
     *,
     progress: ProgressCallback | None = None,
 ) -> DetokenizeReport:
-    """Turn a data set of tokens back into audio, or continue an interrupted run.
+    """Convert a data set of tokens back to audio, or continue an interrupted run.
 
     Each recording becomes a file that is named after its id.
 
     Args:
         dataset: path or URL of a finished data set, as `tokenize` writes it.
-        output: path or URL of the folder of the audio files.
+        output: path or URL of the folder for the audio files.
         options: defaults to `DetokenizeOptions()`.
         progress: called with the events of `focalcodec_jax.corpus.progress`.
 
     Raises:
         AudioError: the suffix is not that of a known audio format.
-        CheckpointError: the codec cannot be loaded, or has another codebook than the tokens.
+        CheckpointError: the codec cannot be loaded, or its codebook differs from that of the tokens.
         TokenError: the data set is unfinished or unreadable.
         FocalCodecError: the output folder has other content, or the devices fail.
         OSError: a file cannot be written. The same call then continues with the finished blocks.
@@ -129,7 +130,7 @@ class TokenWindow:
 
 @dataclass
 class OpenAudioFile:
-    """An audio file that is written in order, although its windows arrive in any order. The last one completes it."""
+    """An audio file that is written in order, although its windows arrive in any order."""
 
     folder: Folder
     name: str
@@ -204,12 +205,13 @@ class Detokenizer:
         self.seconds = 0.0
         self.blocks: dict[int, OpenBlock] = {}
         self.files: dict[tuple[int, int], OpenAudioFile] = {}
-        """By block, and place of the sequence within the block."""
+        """Open files by block and by index of the sequence within the block."""
 
     def run(self, todo: Sequence[int], workers: int) -> None:
         """Write the audio of some blocks.
 
         Args:
+            todo: numbers of the blocks.
             workers: number of threads that write.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A preview of tokenizing a corpus: hours, shards, batches and padding. Nothing is computed or written."""
+"""A preview of tokenizing a corpus: hours, shards, batches and padding. No tokens are computed or written."""
 
 import random
 from collections import Counter
@@ -25,16 +25,16 @@ class BatchShape:
     """Batches of one shape."""
 
     seconds: float
-    """Padded length of a recording or window."""
+    """Padded length of a recording or window, in seconds."""
     rows: int
-    """Recordings or windows per device."""
+    """Number of recordings or windows per device."""
     share: float
     """Share of all recordings and windows."""
 
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What tokenizing a corpus would do, estimated from some recordings.
+    """The plan of tokenizing a corpus, estimated from a sample of its recordings.
 
     Attributes:
         recordings: number of recordings.
@@ -65,7 +65,10 @@ def plan_summary(
     *,
     progress: ProgressCallback | None = None,
 ) -> PlanSummary:
-    """Estimate what `tokenize` would do, from the headers of randomly chosen recordings.
+    """Estimate the work of `tokenize` from the headers of randomly chosen recordings.
+
+    Args:
+        inputs, options, progress: as in `tokenize`.
 
     Raises:
         AudioError, CheckpointError, ConfigError: as in `tokenize`.

@@ -1,8 +1,8 @@
 """The engine applies a method of the codec to many arrays of different lengths and keeps all devices busy.
 
-Items are collected in buckets of similar length. A full bucket becomes a batch, which is sent to the devices while
-earlier batches are still computed. Its results are fetched after a few more batches were sent. All batches of a bucket
-have one shape, so each bucket is compiled once, in the background, when its first item arrives.
+Items are collected in buckets of similar length. A full bucket becomes a batch, which is sent to the devices while they
+compute earlier batches. Its results are fetched after a few more batches were sent. All batches of a bucket have the
+same shape. Each bucket is therefore compiled once, in the background, when its first item arrives.
 """
 
 import queue
@@ -23,17 +23,17 @@ from focalcodec_jax.flops import of_jaxpr, peak_flops
 from focalcodec_jax.inference import Axis, Codec
 
 BATCHES_AHEAD = 3
-"""Number of batches on the devices before the results of the first one are fetched."""
+"""Maximum number of batches on the devices. If there are more, the results of the first one are fetched."""
 PATIENCE = 64
-"""A bucket that is not full is sent after this many other batches, so that no item waits long."""
+"""A bucket that is not full is sent after this many other batches, which limits the waiting time of an item."""
 
 Item = tuple[Any, np.ndarray]
-"""A key, and an array."""
+"""A key that identifies the item, and an array."""
 
 
 @dataclass
 class Meter:
-    """Times in seconds, and amounts of work, of an engine."""
+    """Times in seconds and amounts of work of an engine."""
 
     started: float = field(default_factory=time.monotonic)
     busy: float = 0.0
@@ -49,7 +49,7 @@ class Meter:
     """Floating-point operations of all batches."""
 
     def usage(self, peak: float | None) -> DeviceUsage:
-        """How the devices were used so far.
+        """Use of the devices so far.
 
         Args:
             peak: peak of all devices in FLOP/s, or None if unknown.
@@ -78,10 +78,11 @@ class Bucket:
 
 
 def batch_shape(axis: Axis, length: int, longest: int, batch_seconds: float) -> tuple[int, int]:
-    """Rows per device, and padded length, of the batches for items of this length.
+    """Rows per device and padded length of the batches for items of this length.
 
     Args:
-        axis: what the length counts.
+        axis: time axis of the items.
+        length: length of an item.
         longest: length of the longest item.
         batch_seconds: maximum seconds of audio per device and batch.
     """
@@ -93,10 +94,11 @@ class Engine:
     """Applies a method of the codec to items of different lengths.
 
     Args:
+        codec: the codec, on its devices.
         method: `sig_to_toks` or `toks_to_sig`.
-        axis: what the length of an item counts.
+        axis: time axis of the items.
         longest: length of the longest item.
-        batch_seconds: maximum seconds of audio per device and batch. None takes that of the codec.
+        batch_seconds: maximum seconds of audio per device and batch. None takes the value of the codec.
     """
 
     def __init__(self, codec: Codec, method: str, axis: Axis, longest: int, batch_seconds: float | None = None):
@@ -146,7 +148,7 @@ class Engine:
             self._compilers.shutdown(wait=False, cancel_futures=True)
 
     def usage(self) -> DeviceUsage:
-        """How the devices were used since the engine was made."""
+        """Use of the devices since the engine was created."""
         return self.meter.usage(self._peak_flops)
 
     def _bucket(self, array: np.ndarray) -> Bucket:
@@ -191,7 +193,7 @@ class Engine:
         return items, output
 
     def _watch(self) -> None:
-        """Measure how long the devices are busy, by waiting for the batches in the order they were sent."""
+        """Measure how long the devices are busy. The batches are awaited in the order in which they were sent."""
         last = 0.0
         while sent := self._sent.get():
             began, output = sent

@@ -1,6 +1,6 @@
 """The journal of a job in its output folder: a plan, and an entry for each finished part.
 
-The journal lets a job continue after an interruption, and lets several processes share it.
+With the journal, a job can continue after an interruption, and several processes can share a job.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from focalcodec_jax.recordings.recording import Recording
 
 PLAN = "journal/plan.json"
 SMALLEST_HOURS, LARGEST_HOURS, USUAL_SHARDS = 0.5, 100.0, 1000
-"""By default a shard has a thousandth of the corpus, within these limits."""
+"""By default, a shard has a thousandth of the hours of the corpus, within these limits."""
 LISTING = ("recordings", "listing")
 """Keys of the plan that describe the inputs."""
 
@@ -27,7 +27,7 @@ class Journal:
     Args:
         folder: the output folder.
         options: everything that determines the output. A job can only be continued with equal options.
-        layout: further content of the plan. The process that begins the job decides it.
+        layout: further content of the plan. The process that begins the job determines it.
         digits: number of digits in the names of entries.
 
     Attributes:
@@ -46,7 +46,9 @@ class Journal:
         for key, value in options.items():
             if plan.get(key) != value:
                 what = "recordings" if key in LISTING else f"options ({key}: {plan.get(key)}, not {value})"
-                raise FocalCodecError(f"{folder.path} was begun with other {what}; give the same, or another folder")
+                raise FocalCodecError(
+                    f"{folder.path} was started with other {what}; use the same ones, or another folder"
+                )
         self.plan = plan
 
     def _read_plan(self) -> dict[str, Any] | None:
@@ -54,7 +56,7 @@ class Journal:
         if content is None:
             if others := self.folder.names("") - {"journal"}:  # another process may be about to write the plan
                 raise FocalCodecError(
-                    f"{self.folder.path} holds other files, such as {min(others)}; give an empty or a new folder"
+                    f"{self.folder.path} contains other files, such as {min(others)}; give an empty or a new folder"
                 )
             return None
         try:
@@ -88,7 +90,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard of a token data set: the recordings from `first` up to, but without, `last` in the listing."""
+    """A shard of a token data set. It contains the recordings `first` to `last` − 1 of the listing."""
 
     number: int
     first: int
@@ -97,7 +99,7 @@ class Shard:
 
 @dataclass
 class ShardEntry:
-    """What a finished shard contains."""
+    """Content of a finished shard."""
 
     recordings: int = 0
     seconds: float = 0.0
@@ -108,9 +110,11 @@ class ShardEntry:
 
 
 def divide(recordings: Sequence[Recording], hours: float | None = None) -> list[Shard]:
-    """Divide a listing into shards of consecutive recordings with about `hours` of audio each.
+    """Divide a listing into shards of consecutive recordings. The same listing always gives the same shards.
 
-    The same listing always gives the same shards.
+    Args:
+        recordings: the listing.
+        hours: approximate hours of audio per shard. None gives a thousandth of the corpus, within 0.5 to 100 hours.
     """
     estimates = [recording.estimated_seconds for recording in recordings]
     hours = hours or min(max(sum(estimates) / 3600 / USUAL_SHARDS, SMALLEST_HOURS), LARGEST_HOURS)
@@ -129,7 +133,7 @@ class DatasetJournal(Journal):
     Args:
         recordings: the listing of the inputs.
         options: everything else that determines the data set.
-        hours: hours of audio per shard. It is only used when the data set is begun.
+        hours: hours of audio per shard. This is only used when the data set is begun.
 
     Attributes:
         shards: all shards of the data set.
@@ -145,7 +149,7 @@ class DatasetJournal(Journal):
         for r in recordings:
             digest.update(f"{r.id}\n{r.source}\n{r.start}\n{r.duration}\n{r.channel}\n".encode())
         options = {**options, "recordings": len(recordings), "listing": digest.hexdigest()}
-        # The bounds are stored because estimated durations can change, as when a damaged file is replaced.
+        # The bounds are stored because estimated durations can change, for example if a damaged file is replaced.
         layout = {"bounds": [shard.last for shard in divide(recordings, hours)]}
         super().__init__(folder, options, layout, digits=5)
         bounds = pairwise([0, *self.plan["bounds"]])

@@ -11,7 +11,7 @@ MINIMUM = {"workers": 0, "window": 1, "context": 1, "batch_seconds": 0.1, "shard
 
 
 def default_workers() -> int:
-    """The number of CPUs that this process may use, at most 16."""
+    """Number of CPUs that this process may use, at most 16."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(16, cpus)
 
@@ -23,12 +23,13 @@ class CorpusOptions:
     Attributes:
         checkpoint: hub name or folder of the codec. By default, `tokenize` uses the demo codec, and `detokenize` uses
             the codec that made the tokens.
-        device: "cpu", "gpu" or "tpu". None takes the best device of this machine.
+        device: "cpu", "gpu" or "tpu". None selects JAX's default backend.
         process: index of this process, from 0, and the number of processes that share the work.
         workers: number of processes that read audio, or of threads that write it.
         window: length of a window in seconds. Longer recordings are processed in overlapping windows.
-        context: seconds at each end of a window that are computed but dropped.
-        batch_seconds: maximum seconds of audio per device and batch, padding included. None depends on the device.
+        context: seconds of context at each end of a window. Their results are dropped.
+        batch_seconds: maximum seconds of audio per device and batch, including padding. The default depends on the
+            device.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -57,12 +58,13 @@ class TokenizeOptions(CorpusOptions):
     """Options of `tokenize`.
 
     Attributes:
-        dtype: compute type of the codec. bfloat16 is faster and changes some tokens.
+        dtype: compute dtype of the codec. bfloat16 is faster and changes some tokens.
         format: name of the output format, one of `focalcodec_jax.tokens.formats.FORMATS`.
         shard_hours: hours of audio per shard. None gives a thousandth of the corpus, within 0.5 to 100 hours.
-        check: number of recordings that are encoded again at the end, one by one in float32, to count differing tokens.
+        check: number of recordings that are encoded again at the end, one by one in float32, to count tokens that
+            differ.
         strict: whether to stop at the first recording that cannot be read.
-        retry_failed: whether to make shards again in which recordings could not be read.
+        retry_failed: whether to process shards again in which some recordings could not be read.
     """
 
     dtype: DType = "float32"
@@ -78,7 +80,7 @@ class DetokenizeOptions(CorpusOptions):
     """Options of `detokenize`.
 
     Attributes:
-        suffix: file name ending of the audio files, which selects their format.
+        suffix: file extension of the audio files, such as ".wav". It selects their format.
     """
 
     suffix: str = ".flac"

@@ -1,4 +1,4 @@
-"""Events that long runs over a corpus report to their `progress` callback, and what their reports share."""
+"""Events that runs over a corpus report to their `progress` callback, and the common part of their reports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DeviceUsage:
-    """How a run used the devices. All shares are between 0 and 1.
+    """Use of the devices by a run. All shares are between 0 and 1.
 
     Attributes:
         elapsed_seconds: time since the run began.
@@ -14,7 +14,8 @@ class DeviceUsage:
         waiting_share: share of that time in which the devices waited for data.
         compiling_share: share of that time in which the run waited for a program to be compiled.
         padding_share: share of padding in all batches.
-        mfu: model FLOPs utilisation of the devices' bfloat16 peak. None if the peak is unknown, as for CPUs.
+        mfu: model FLOPs utilization, relative to the bfloat16 peak of the devices. None if the peak is unknown, as for
+            CPUs.
     """
 
     elapsed_seconds: float
@@ -54,11 +55,11 @@ class ProcessingStarted:
 
 @dataclass(frozen=True)
 class AudioProcessed:
-    """A recording, or a window of one, was processed. One that cannot be read has 0 seconds."""
+    """A recording or a window was processed. A recording that cannot be read has 0 seconds."""
 
     seconds: float
     estimated_seconds: float
-    """What the total estimate assumed for it."""
+    """Seconds that the estimate of the total contains for this audio."""
     usage: DeviceUsage
 
 
@@ -71,7 +72,7 @@ class RecordingFailed:
 
 @dataclass(frozen=True)
 class ShardKept:
-    """A shard was read again because of failures, and kept because no more of it can be read now."""
+    """A shard was read again because of failures, and kept because no further recording can be read now."""
 
     number: int
 
@@ -88,12 +89,12 @@ def ignore(event: CorpusEvent) -> None:
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What the reports of `tokenize` and `detokenize` share.
+    """Common part of the reports of `tokenize` and `detokenize`.
 
     Attributes:
         output: the output folder.
         processed_seconds: seconds of audio that this call processed.
-        usage: how this call used the devices. None if there was nothing to do.
+        usage: use of the devices by this call. None if there was nothing to do.
     """
 
     output: str

@@ -1,9 +1,9 @@
-"""Turn a corpus of speech into a data set of tokens.
+"""Convert a corpus of speech to a data set of tokens.
 
-The listing of the inputs is divided into shards. Of n processes, process i makes the shards i, i + n, i + 2n and so
-on. A shard's file is written first and its journal entry second, each atomically. After an interruption, the same call
-makes the shards that have no entry, so no recording is lost or repeated. The process that finds all entries describes
-the data set.
+The listing of the inputs is divided into shards. Of n processes, process i writes the shards i, i + n, i + 2n and so
+on. The file of a shard is written first and its journal entry second, each atomically. After an interruption, the same
+call writes the shards that have no entry. No recording is lost or repeated. The process that finds all entries writes
+the description of the data set.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ from focalcodec_jax.tokens.formats.base import TokenizedRecording, manifest_colu
 
 @dataclass(frozen=True)
 class TokenizeReport(CorpusReport):
-    """What `tokenize` made.
+    """Result of `tokenize`.
 
     The counts cover the whole data set if it is complete, and otherwise the shards of this process.
 
@@ -46,7 +46,7 @@ class TokenizeReport(CorpusReport):
         tokens: number of tokens.
         codebook_size: number of codes in the codebook.
         codes_used: number of codes that occur among the tokens.
-        token_entropy_bits: entropy of the distribution of the tokens.
+        token_entropy_bits: entropy of the distribution of the tokens, in bits.
         check: result of encoding a sample again. None if nothing was sampled.
     """
 
@@ -69,13 +69,13 @@ def tokenize(
     *,
     progress: ProgressCallback | None = None,
 ) -> TokenizeReport:
-    """Turn a corpus of speech into a data set of tokens, or continue an interrupted run.
+    """Convert a corpus of speech to a data set of tokens, or continue an interrupted run.
 
     Recordings that cannot be read are listed in `failures.jsonl` and counted in the report.
 
     Args:
         inputs: folders, audio files, globs, manifests, ArrayRecord shards or tars, as paths or URLs.
-        output: path or URL of the folder of the data set.
+        output: path or URL of the folder for the data set.
         options: defaults to `TokenizeOptions()`.
         progress: called with the events of `focalcodec_jax.corpus.progress`.
 
@@ -127,11 +127,11 @@ def list_corpus(
 
 
 class DatasetPlan:
-    """The shards of a data set, and those that are left for this process.
+    """The shards of a data set, and those that this process has to write.
 
     Attributes:
-        todo: shards that this process has to make.
-        failures_before: number of failures in each shard that is to be made again, by shard number.
+        todo: shards that this process has to write.
+        failures_before: number of failures in each shard that is to be written again, by shard number.
 
     Raises:
         FocalCodecError: the output folder has other content.
@@ -167,7 +167,7 @@ class DatasetPlan:
         """Describe the data set if it is complete, and report its content.
 
         Args:
-            seconds: seconds of audio that this run processed.
+            seconds, usage, check: for the report. `seconds` are the seconds of audio that this run processed.
         """
         config = self.corpus.config
         codebook_size = config.quantizer.codebook_size
@@ -208,7 +208,7 @@ class AudioWindow:
     count: int
     """Number of windows of the recording."""
     samples: int
-    """Length of the window at 16 kHz."""
+    """Length of the window in samples at 16 kHz."""
 
 
 @dataclass
@@ -223,12 +223,13 @@ class OpenShard:
 
     @property
     def complete(self) -> bool:
+        """Whether all recordings are tokenized or failed."""
         return len(self.rows) + len(self.failures) == self.shard.last - self.shard.first
 
 
 @dataclass
 class OpenRecording:
-    """A recording some of whose windows have tokens."""
+    """A recording that has tokens for some of its windows."""
 
     tokens: dict[int, np.ndarray] = field(default_factory=dict)
     duration: float = 0.0
@@ -236,7 +237,7 @@ class OpenRecording:
 
 
 class Tokenizer:
-    """Makes the shards that are left in a plan.
+    """Writes the shards that are left in a plan.
 
     Attributes:
         seconds: seconds of audio that were tokenized.
@@ -254,7 +255,7 @@ class Tokenizer:
         self.partial: dict[int, OpenRecording] = {}
 
     def run(self) -> None:
-        """Make the shards.
+        """Write the shards.
 
         Raises:
             FocalCodecError: `strict` is set and a recording cannot be read, or the devices fail.

@@ -1,6 +1,6 @@
 """Loader of an exported FocalCodec. Each export contains a copy of this file, as `load.py`.
 
-It needs only `pip install jax flatbuffers`; jax reads exported programs with flatbuffers.
+It requires only `pip install jax flatbuffers`. jax uses flatbuffers to read exported programs.
 
     from load import load
 
@@ -9,7 +9,7 @@ It needs only `pip install jax flatbuffers`; jax reads exported programs with fl
     sig, lengths = codec.decode(toks, lengths)
 
 Programs are compiled once for each batch size and padded length. Inputs are padded to one of a few lengths, so that a
-later call with a similar length compiles nothing. Padding changes no result.
+later call with a similar length needs no compilation. Padding changes no result.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ def load(folder: str | Path = Path(__file__).parent, device: str | None = None) 
     """Load an exported codec.
 
     Args:
-        folder: folder of the export; by default the folder of this file.
-        device: `cpu`, `gpu` or `tpu`; by default JAX's default backend. One device is used.
+        folder: folder of the export. The default is the folder of this file.
+        device: `cpu`, `gpu` or `tpu`. The default is JAX's default backend. One device is used.
 
     Raises:
-        ServingError: A file is missing, truncated or from another export; the installed jax cannot read it; or the
-            export does not support the device.
+        ServingError: A file is missing, truncated or from another export, or the installed jax cannot read it. The
+            error is also raised if the export does not support the device.
     """
     folder = Path(folder)
     about = _about(folder)
@@ -77,7 +77,7 @@ class ExportedCodec:
 
     Attributes:
         about: content of `serving.json`.
-        sample_rate_hz, sample_rate_out_hz: sample rates of audio to encode and of decoded audio.
+        sample_rate_hz, sample_rate_out_hz: sample rates of input audio and of decoded audio.
         token_rate_hz: tokens per second of audio.
         codebook_size: number of codes.
     """
@@ -96,7 +96,7 @@ class ExportedCodec:
 
         Args:
             sig: (batch, samples) floats in [−1, 1] at `sample_rate_hz`. Samples past an item's length are ignored.
-            lengths: (batch,) number of samples of each item; all samples by default.
+            lengths: (batch,) number of samples of each item. The default is all samples.
 
         Returns:
             toks: (batch, tokens) int32, zero past each item's length.
@@ -116,7 +116,7 @@ class ExportedCodec:
 
         Args:
             toks: (batch, tokens) integers. Values past an item's length are ignored.
-            lengths: (batch,) number of tokens of each item; all tokens by default.
+            lengths: (batch,) number of tokens of each item. The default is all tokens.
 
         Returns:
             sig: (batch, samples) float32 at `sample_rate_out_hz`, zero past each item's length.
@@ -158,7 +158,7 @@ class _Program:
 
 
 def padded_length(length: int, step: int, extra: int) -> int:
-    """Length to pad to, of the form step · n + extra. Successive values of n grow by a quarter, from 16."""
+    """Length to pad to, of the form step · n + extra. The values of n start at 16 and grow by a quarter."""
     n = 16
     while step * n + extra < length:
         n = -(-n * 5 // 4)

@@ -72,7 +72,7 @@ def stablehlo(
     Args:
         checkpoint: name or folder, as for `load_pretrained`.
         output: folder to write to. It must be new or empty, or contain an earlier export, which is replaced.
-        platforms: platforms that the programs run on: cpu, cuda and tpu. This machine does not need to have them.
+        platforms: platforms that the programs can run on, of cpu, cuda and tpu. This machine need not have them.
         dtype: compute dtype of the programs, float32 or bfloat16.
 
     Raises:
@@ -97,7 +97,7 @@ def write_programs(
     *,
     checkpoint: str | None = None,
 ) -> ExportReport:
-    """Export a model and its variables, as `stablehlo` exports a checkpoint.
+    """Export a model and its variables in the same way as `stablehlo`.
 
     Args:
         model, variables: the Flax module and its variables.
@@ -138,7 +138,7 @@ def check_platforms(platforms: Sequence[str]) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder contains nothing but an earlier export.
+    """Check that a folder contains no files other than those of an earlier export.
 
     Raises:
         FocalCodecError: The folder contains another file, which the message names.
@@ -178,7 +178,7 @@ def program(
 
     function, dtype = {"encode": (encode, np.float32), "decode": (decode, np.int32)}[name]
     step, extra = sizes(model.config, name)
-    # JAX cannot derive this constraint itself. It needs it for the n · (2n−1) values of the relative position bias.
+    # JAX cannot derive this constraint, but needs it for the n · (2n−1) values of the relative position bias.
     batch, length = export.symbolic_shape(f"batch, {step}*n + {extra}", constraints=("n*n >= n",))
     arguments = (jax.ShapeDtypeStruct((batch, length), dtype), jax.ShapeDtypeStruct((batch,), np.int32))
     shapes = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in params.items()}
@@ -201,8 +201,8 @@ def _file_names_only() -> Iterator[None]:
 def sizes(config: CodecConfig, name: str) -> tuple[int, int]:
     """The `step` and `extra` of the lengths of a program.
 
-    The input of `encode` is a whole number of tokens, in samples. The input of `decode` is a whole number of chunks, in
-    tokens. An offline feature extractor needs extra samples for its last frame, because kernels exceed their strides.
+    The samples that `encode` receives give a whole number of tokens. The tokens that `decode` receives give a whole
+    number of chunks. In offline models, the last frame needs extra samples, because kernels are longer than strides.
     """
     if name == "encode":
         step, extra, encoder = math.prod(config.compressor.factors), 0, config.encoder

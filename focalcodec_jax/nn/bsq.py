@@ -26,22 +26,27 @@ def bits_to_codes(bits: Bool[Array, "*batch bits"]) -> Float[Array, "*batch bits
 
 
 def bits_to_toks(bits: Bool[Array, "*batch bits"]) -> Int[Array, "*batch"]:
+    """Int32 tokens whose binary digits are the bits."""
     return (bits.astype(jnp.int32) << _shifts(bits.shape[-1], bits.ndim)).sum(axis=-1, dtype=jnp.int32)
 
 
 def lats_to_codes(lats: Float[Array, "*batch bits"]) -> Float[Array, "*batch bits"]:
+    """Codes of latents, without a gradient. `quantize` has a straight-through gradient."""
     return bits_to_codes(lats > 0)
 
 
 def lats_to_toks(lats: Float[Array, "*batch bits"]) -> Int[Array, "*batch"]:
+    """Int32 tokens of latents."""
     return bits_to_toks(lats > 0)
 
 
 def codes_to_toks(codes: Float[Array, "*batch bits"]) -> Int[Array, "*batch"]:
+    """Int32 tokens of codes."""
     return bits_to_toks(codes > 0)
 
 
 def toks_to_codes(toks: Int[Array, "*batch"], code_dim: int) -> Float[Array, "*batch bits"]:
+    """Codes of tokens. `code_dim` is the number of bits per token."""
     return bits_to_codes((toks[..., None] >> _shifts(code_dim, toks.ndim + 1)) & 1 > 0)
 
 
@@ -77,14 +82,14 @@ def entropy_loss(
     inv_temperature: float = 100.0,
     diversity: float = 1.0,
 ) -> Float[Array, ""]:
-    """Mean entropy of the soft assignments − `diversity` · entropy of the mean assignment, in nats.
+    """Entropy loss: mean entropy of the soft assignments − `diversity` · entropy of the mean assignment, in nats.
 
     The loss is low when each latent is assigned to one code with confidence and all codes are used equally often.
-    Averages are over all real tokens; under `jax.jit` with sharded arrays they are over the global batch.
+    Averages are over all real tokens. Under `jax.jit` with sharded arrays, these are the tokens of the global batch.
 
     Args:
         lats: (batch, tokens, K) latents on the unit sphere.
-        lengths: number of real tokens of each item; all tokens by default. A batch without real tokens has loss 0.
+        lengths: number of real tokens of each item. The default is all tokens. A batch without real tokens has loss 0.
         inv_temperature: inverse temperature τ. The probability of a code c is proportional to exp(2τ · lats · c).
         diversity: weight γ of the entropy of the mean assignment.
 
@@ -100,7 +105,7 @@ def entropies(
     *,
     inv_temperature: float = 100.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The two terms of `entropy_loss`, which describes the arguments.
+    """The two terms of `entropy_loss`. The arguments are the same as there.
 
     The assignment factorizes over bits. The entropy of one assignment is therefore a sum of binary entropies, and the
     mean over all 2^K codes is a product of two tables over half the bits. Memory per token grows with 2^(K/2), not 2^K.

@@ -1,9 +1,9 @@
-"""FocalCodec as a Flax module: speech to tokens and back, in elementary steps that can also be called one by one.
+"""FocalCodec as a Flax module, from speech to tokens and back. Each step can also be called by itself.
 
     sig ─ encoder ─ feats ─ compressor ─ lats ─ quantizer ─ toks | codes ─ decompressor ─ qfeats ─ decoder ─ sig
 
 `lengths` is given in the unit of the method's input: samples, frames or tokens. With `lengths`, the result of each item
-equals the result without padding, for any values in the padding.
+equals the result without padding. The values in the padding have no influence.
 """
 
 from functools import partial
@@ -52,42 +52,54 @@ class FocalCodec(nn.Module):
     # --- elementary steps
 
     def sig_to_feats(self, sig: Sig, lengths: Lengths = None) -> Feats:
+        """Features of audio at 16 kHz. `lengths` counts samples."""
         return self.encoder(sig, lengths)
 
     def feats_to_lats(self, feats: Feats, lengths: Lengths = None) -> Lats:
+        """Latents of features. `lengths` counts frames."""
         return self.compressor(feats, lengths)
 
     def lats_to_toks(self, lats: Lats) -> Toks:
+        """Tokens of latents."""
         return bsq.lats_to_toks(lats)
 
     def lats_to_codes(self, lats: Lats) -> Codes:
+        """Codes of latents, without a gradient."""
         return bsq.lats_to_codes(lats)
 
     def toks_to_codes(self, toks: Toks) -> Codes:
+        """Codes of tokens."""
         return bsq.toks_to_codes(toks, self.config.quantizer.code_dim)
 
     def codes_to_toks(self, codes: Codes) -> Toks:
+        """Tokens of codes."""
         return bsq.codes_to_toks(codes)
 
     def codes_to_qfeats(self, codes: Codes, lengths: Lengths = None) -> Feats:
+        """Features rebuilt from codes. `lengths` counts tokens."""
         return self.decompressor(codes, lengths)
 
     def feats_to_sig(self, feats: Feats, lengths: Lengths = None) -> Sig:
+        """Audio decoded from features, at `config.sample_rate_out_hz`. `lengths` counts frames."""
         return self.decoder(feats, lengths)
 
     # --- compositions
 
     def sig_to_lats(self, sig: Sig, lengths: Lengths = None) -> Lats:
+        """Latents of audio at 16 kHz. `lengths` counts samples."""
         frames = None if lengths is None else count.samples_to_frames(self.config, lengths)
         return self.feats_to_lats(self.sig_to_feats(sig, lengths), frames)
 
     def sig_to_toks(self, sig: Sig, lengths: Lengths = None) -> Toks:
+        """Tokens of audio at 16 kHz. `lengths` counts samples."""
         return self.lats_to_toks(self.sig_to_lats(sig, lengths))
 
     def toks_to_qfeats(self, toks: Toks, lengths: Lengths = None) -> Feats:
+        """Features rebuilt from tokens. `lengths` counts tokens."""
         return self.codes_to_qfeats(self.toks_to_codes(toks), lengths)
 
     def toks_to_sig(self, toks: Toks, lengths: Lengths = None) -> Sig:
+        """Audio decoded from tokens, at `config.sample_rate_out_hz`. `lengths` counts tokens."""
         frames = None if lengths is None else count.tokens_to_frames(self.config, lengths)
         return self.feats_to_sig(self.toks_to_qfeats(toks, lengths), frames)
 
@@ -97,7 +109,7 @@ class FocalCodec(nn.Module):
         Returns:
             toks: (batch, tokens).
             codes: (batch, tokens, bits), with the straight-through gradient.
-            sig: (batch, samples_out), cut or padded to the duration of the input.
+            sig: (batch, samples_out), cut or padded with zeros to the duration of the input.
         """
         codes, toks = bsq.quantize(self.sig_to_lats(sig, lengths))
         tokens = None if lengths is None else count.samples_to_tokens(self.config, lengths)
@@ -113,5 +125,5 @@ class FocalCodec(nn.Module):
 
 @partial(jax.jit, static_argnums=0)
 def initialize(model: FocalCodec, key: jax.Array) -> Any:
-    """Randomly initialized variables. The function is compiled once per configuration."""
+    """Create randomly initialized variables. The function is compiled once per configuration."""
     return model.init(key, jnp.zeros((1, model.config.encoder.samples_per_frame)))

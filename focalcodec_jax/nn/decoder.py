@@ -1,6 +1,6 @@
 """Decoders from features to audio: a ConvNeXt backbone with one of two heads.
 
-Vocos (Siuzdak, 2023) ends in an inverse STFT, WaveNeXt (Okamoto et al., 2023) in a linear layer.
+Vocos (Siuzdak, 2023) ends in an inverse STFT. WaveNeXt (Okamoto et al., 2023) ends in a linear layer.
 """
 
 import flax.linen as nn
@@ -23,6 +23,7 @@ from focalcodec_jax.nn.spectral import inverse_frames, istft
 
 NORM_EPSILON = 1e-6
 MAX_MAGNITUDE = 100.0
+"""Predicted magnitudes are clipped to this value."""
 
 
 def pad(config: BackboneConfig, x: Float[Array, "batch frames dim"], lengths: Lengths) -> Array:

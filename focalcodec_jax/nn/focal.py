@@ -1,7 +1,7 @@
 """Compressor and decompressor, built from focal modulation (Yang et al., 2022) over time.
 
-Depthwise convolutions of growing width gather context. The last level covers the whole utterance in offline models, and
-a long window of the past in causal ones. Gates weight how much each level modulates the query.
+Depthwise convolutions of increasing width gather context. The last level covers the whole utterance in offline models,
+and a long window of the past in causal models. Gates control how much each level modulates the query.
 """
 
 import flax.linen as nn
@@ -98,7 +98,7 @@ class FocalBlock(nn.Module):
         return self.residual("feed_forward", x, feed_forward)
 
     def residual(self, name: str, x: Array, branch: Layer) -> Array:
-        """Add a normalized branch to its input."""
+        """Add a branch to its input. The norm is applied after the branch if `use_post_norm` is set, else before it."""
         normalize = norm(self.config, self.dtype, f"{name}_norm")
         y = normalize(branch(x)) if self.config.use_post_norm else branch(normalize(x))
         if self.config.use_layerscale:
@@ -108,7 +108,7 @@ class FocalBlock(nn.Module):
 
 
 class DownScale(nn.Module):
-    """Strided convolution that merges `factor` frames into one, then Snake."""
+    """A strided convolution that merges `factor` frames into one, followed by Snake."""
 
     features: int
     factor: int
@@ -127,7 +127,7 @@ class DownScale(nn.Module):
 
 
 class UpScale(nn.Module):
-    """Snake, then a transposed convolution that turns each frame into `factor` frames."""
+    """Snake, followed by a transposed convolution that turns each frame into `factor` frames."""
 
     features: int
     factor: int
@@ -223,7 +223,7 @@ class Refiner(nn.Module):
 
 
 class Decompressor(nn.Module):
-    """Codes to features. Causal models end in the refiner."""
+    """Codes to features. Causal models with a lookahead end in the refiner."""
 
     config: DecompressorConfig
     dtype: Dtype

@@ -1,7 +1,7 @@
 """Layers shared by several parts of the model. All arrays have the layout (batch, frames, dim).
 
-In float32, every matrix product uses `Precision.HIGHEST`. JAX's default precision is TF32 on recent GPUs and bfloat16
-passes on TPUs, both of which change tokens.
+In float32, every matrix product uses `Precision.HIGHEST`. The defaults of JAX are TF32 on recent GPUs and bfloat16 on
+TPUs, which change tokens.
 """
 
 import math
@@ -15,12 +15,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 Dtype = DTypeLike
 Lengths = Int[Array, " batch"] | None
-"""Number of real steps of each item of a batch; None if no item is padded."""
+"""Number of real (unpadded) steps of each item of a batch. None means that no item is padded."""
 Layer = Callable[[Array], Array]
 
 
 def gelu(x: Array) -> Array:
-    """Exact GELU by erf, as in PyTorch. On CPU it is twice as fast as the erfc form of `jax.nn.gelu`."""
+    """Exact GELU, computed with erf as in PyTorch. On CPU it is twice as fast as `jax.nn.gelu`, which uses erfc."""
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
@@ -46,7 +46,7 @@ def zero_padding(x: Float[Array, "batch frames dim"], lengths: Lengths) -> Array
 
 
 def pad_frames(x: Float[Array, "batch frames dim"], left: int, right: int) -> Float[Array, "batch padded dim"]:
-    """Add `left` zero frames before and `right` zero frames after."""
+    """Add `left` zero frames at the start and `right` zero frames at the end."""
     return jnp.pad(x, ((0, 0), (left, right), (0, 0)))
 
 
@@ -65,7 +65,7 @@ def pad_for_kernel(
     x: Float[Array, "batch frames dim"], kernel_size: int, causal: bool, lengths: Lengths
 ) -> Float[Array, "batch padded dim"]:
     """Pad so that a convolution keeps the number of frames and does not depend on values past an item's end."""
-    if causal:  # depends on past frames only, so the padding after an item's end cannot reach it
+    if causal:  # the output depends on past frames only, so the padding after an item has no influence
         return repeat_first(x, kernel_size - 1)
     return pad_same(zero_padding(x, lengths), kernel_size)
 
@@ -96,8 +96,8 @@ def depthwise_conv(
 ) -> Float[Array, "batch frames_out dim"]:
     """Convolution with one filter per channel, as a sum of shifted products accumulated in float32.
 
-    XLA's grouped convolution with one channel per group is tens of times slower on CPU. Long kernels use a loop over
-    blocks of sixteen taps, which keeps the program small.
+    On CPU, XLA's grouped convolution with one channel per group is tens of times slower. Long kernels use a loop over
+    blocks of `_UNROLL` taps, which keeps the program small.
     """
     taps, frames = kernel.shape[0], x.shape[1] - kernel.shape[0] + 1
     weights = kernel.astype(jnp.float32)
@@ -122,6 +122,7 @@ def depthwise_conv(
 
 
 _UNROLL = 16
+"""Number of taps per step of the loop in `depthwise_conv`."""
 
 
 def grouped_conv(
@@ -140,7 +141,7 @@ def grouped_conv(
 
 
 def conv(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array:
-    """Convolution by the fastest form for these shapes. The arguments are those of `plain_conv`."""
+    """Convolution with the fastest implementation for these shapes. The arguments are those of `plain_conv`."""
     if groups == 1:
         return plain_conv(x, kernel, stride)
     if groups == x.shape[-1] == kernel.shape[-1] and stride == 1:
@@ -149,7 +150,7 @@ def conv(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array:
 
 
 class Conv(nn.Module):
-    """Convolution over frames without padding. Callers pad the input, each in its own way."""
+    """Convolution over frames without padding. Callers pad the input."""
 
     features: int
     kernel_size: int
@@ -178,12 +179,12 @@ def linear(features: int, dtype: Dtype, name: str) -> nn.Dense:
 
 
 def layer_norm(dtype: Dtype, name: str, epsilon: float = 1e-5) -> nn.LayerNorm:
-    """LayerNorm with statistics and scaling in float32, and two-pass variance as in PyTorch."""
+    """LayerNorm with statistics and scaling in float32. The variance is computed in two passes, as in PyTorch."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
 class FeedForward(nn.Module):
-    """Linear → GELU → Linear; the output has the width of the input."""
+    """Linear → GELU → Linear. The output has the width of the input."""
 
     ffn_dim: int
     dtype: Dtype

@@ -13,7 +13,8 @@ N = TypeVar("N", int, np.ndarray, jax.Array)
 def bucket_length(length: int, quantum: int) -> int:
     """Length to pad to, so that a few compiled programs serve all lengths.
 
-    Buckets are multiples of `quantum`: 16 quanta, then each a quarter longer than the one before.
+    Buckets are multiples of `quantum`. The smallest has 16 quanta, and each one is a quarter longer than the previous
+    one.
     """
     quanta = 16
     while quanta * quantum < length:
@@ -22,6 +23,7 @@ def bucket_length(length: int, quantum: int) -> int:
 
 
 def at_least_one(n: N) -> N:
+    """The maximum of `n` and 1, elementwise."""
     return n.clip(1) if isinstance(n, np.ndarray | jax.Array) else max(n, 1)
 
 
@@ -38,46 +40,51 @@ def encoder_frames(config: EncoderConfig, samples: N) -> N:
 
 
 def downscaled(n: N, factor: int, causal: bool) -> N:
-    """Frames after a downscaling by `factor`."""
+    """Number of frames after downscaling by `factor`."""
     if causal:
         return (n + factor - 1) // factor
-    # parity: the original pads with (n − factor) mod factor zeros, which drops the last frames for factors above two
+    # parity: the original pads with (n − factor) mod factor zeros, which can drop the last frames if factor > 2
     return at_least_one((n + (n - factor) % factor) // factor)
 
 
 def samples_to_frames(config: CodecConfig, samples: N) -> N:
-    """Feature frames of `samples` audio samples at 16 kHz. A single sample gives one frame."""
+    """Number of feature frames of `samples` audio samples at 16 kHz. A single sample gives one frame."""
     return encoder_frames(config.encoder, samples)
 
 
 def frames_to_tokens(config: CodecConfig, frames: N) -> N:
-    """Tokens of `frames` feature frames."""
+    """Number of tokens of `frames` feature frames."""
     for factor in config.compressor.factors:
         frames = downscaled(frames, factor, config.compressor.causal)
     return frames
 
 
 def tokens_to_frames(config: CodecConfig, tokens: N) -> N:
-    """Feature frames rebuilt from `tokens` tokens; at least as many as were encoded."""
+    """Number of feature frames rebuilt from `tokens` tokens.
+
+    In the published models, this is at least the number of encoded frames.
+    """
     for factor in config.decompressor.factors:
         tokens = tokens * factor
     return tokens
 
 
 def frames_to_samples(config: CodecConfig, frames: N) -> N:
-    """Audio samples, at the output rate, decoded from `frames` feature frames."""
+    """Number of audio samples decoded from `frames` feature frames, at the output rate."""
     return frames * config.decoder.hop_length
 
 
 def samples_to_tokens(config: CodecConfig, samples: N) -> N:
+    """Number of tokens of `samples` audio samples at 16 kHz."""
     return frames_to_tokens(config, samples_to_frames(config, samples))
 
 
 def tokens_to_samples(config: CodecConfig, tokens: N) -> N:
+    """Number of audio samples decoded from `tokens` tokens, at the output rate."""
     return frames_to_samples(config, tokens_to_frames(config, tokens))
 
 
 def samples_in_to_out(config: CodecConfig, samples: N) -> N:
-    """Samples at the output rate with the duration of `samples` at 16 kHz, rounded up."""
+    """Number of samples at the output rate that last as long as `samples` at 16 kHz, rounded up."""
     hop_in = config.encoder.samples_per_frame
     return (samples * config.decoder.hop_length + hop_in - 1) // hop_in

@@ -16,9 +16,12 @@ def hann_window(n_fft: int) -> np.ndarray:
 def stft_magnitude(
     sig: Float[Array, "batch samples"], n_fft: int, hop_length: int
 ) -> Float[Array, "batch frames bins"]:
-    """Magnitudes of 1 + samples // hop_length Hann-windowed frames. Frame i is centred on sample i · hop_length.
+    """STFT magnitudes with a Hann window. Frame i is centred on sample i · hop_length.
 
     The signal is padded with zeros at both ends. The gradient at silence is zero.
+
+    Returns:
+        (batch, 1 + samples // hop_length, n_fft // 2 + 1) magnitudes.
     """
     pieces = -(-n_fft // hop_length)
     num_frames = 1 + sig.shape[1] // hop_length
@@ -67,10 +70,11 @@ def istft(
 
     Args:
         frames: inverse FFT of each frame, before windowing.
-        lengths: number of real frames of each item; all frames by default. Other frames contribute to no sample.
+        hop_length: number of samples between the starts of consecutive frames.
+        lengths: number of real frames of each item. The default is all frames. Other frames contribute to no sample.
 
     Returns:
-        (batch, frames · hop_length) samples: (n_fft − hop_length) / 2 samples are cut at both ends. Samples past an
+        (batch, frames · hop_length) samples. At each end, (n_fft − hop_length) / 2 samples are cut. Samples past an
         item's last frame are zero.
     """
     num_frames, n_fft = frames.shape[1:]

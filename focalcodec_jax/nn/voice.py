@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from focalcodec_jax.nn import bsq
 
-_BLOCK = 4096  # frames of the matching set compared at once, which bounds memory for any size of the set
+_BLOCK = 4096  # number of frames of the matching set that are compared at once; this limits memory
 
 
 def nearest(
@@ -24,11 +24,14 @@ def nearest(
         real: False on the padding of the matching set, which is never chosen. At least `k` frames must be real.
         k: number of neighbours to average.
 
+    Returns:
+        The converted frames, in the shape of `qfeats`.
+
     Raises:
         ValueError: the matching set holds fewer than `k` frames.
     """
     if matching_set.shape[0] < k:
-        raise ValueError(f"the matching set holds {matching_set.shape[0]} frames, fewer than k = {k}")
+        raise ValueError(f"the matching set contains {matching_set.shape[0]} frames, fewer than k = {k}")
     points = matching_set.shape[0]
     if real is None:
         real = jnp.ones(points, bool)

@@ -52,7 +52,7 @@ class ConvLayer(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """Strided convolutions from audio to one frame per 320 samples."""
+    """Strided convolutions from audio to frames. In the published models, the strides multiply to 320 samples."""
 
     config: EncoderConfig
     dtype: Dtype
@@ -68,7 +68,7 @@ class FeatureExtractor(nn.Module):
 
 
 class PositionalEmbedding(nn.Module):
-    """Relative position embedding by a wide grouped convolution."""
+    """Positional embedding, computed by a wide grouped convolution."""
 
     config: EncoderConfig
     dtype: Dtype
@@ -78,7 +78,7 @@ class PositionalEmbedding(nn.Module):
         size, frames = self.config.conv_pos, x.shape[1]
         if self.config.causal:
             x = repeat_first(x, size - 1)
-        else:  # centred on size // 2; the slice drops the extra frame of an even kernel
+        else:  # the kernel is centred on tap size // 2; the slice drops the extra frame of an even kernel
             x = pad_frames(zero_padding(x, lengths), size // 2, size // 2)[:, : frames + size - 1]
         conv = Conv(self.config.dim, size, groups=self.config.conv_pos_groups, dtype=self.dtype, name="conv")
         return gelu(conv(x))
@@ -87,7 +87,14 @@ class PositionalEmbedding(nn.Module):
 def relative_position_bucket(relative: np.ndarray, num_buckets: int, max_distance: int) -> np.ndarray:
     """Bucket of each relative position (key − query).
 
-    Half of the buckets serve each direction. Near distances have a bucket each; far ones are binned logarithmically.
+    Half of the buckets serve each direction. Each near distance has its own bucket. Far distances are binned
+    logarithmically, up to `max_distance`.
+
+    Args:
+        relative: integer array of relative positions, of any shape.
+
+    Returns:
+        Bucket indices in the shape of `relative`.
     """
     half = num_buckets // 2
     near = half // 2
@@ -127,7 +134,10 @@ def toeplitz(by_distance: Float[Array, "heads distances"], frames: int) -> Float
 
 
 def chunk_mask(config: EncoderConfig, frames: int, lengths: Lengths) -> Bool[Array, "batch 1 frames frames"]:
-    """Keys that each query of a causal model attends to: the last `window_size` up to the end of its chunk."""
+    """Mask of a causal model, True where a query attends to a key.
+
+    Each query attends to the last `window_size` keys before the end of its chunk.
+    """
     query, key = jnp.arange(frames)[None, :, None], jnp.arange(frames)[None, None]
     end = (query // config.chunk_frames + 1) * config.chunk_frames
     last = jnp.full((1,), frames) if lengths is None else lengths
@@ -151,7 +161,7 @@ class Attention(nn.Module):
         batch, frames, dim = x.shape
         heads = self.config.num_heads
         split = (batch, frames, heads, dim // heads)
-        q, k, v = (  # heads come before frames, so that both products below need no copy of the scores
+        q, k, v = (  # heads come before frames, so that the two products below need no copy of the scores
             part.reshape(split).transpose(0, 2, 1, 3)
             for part in jnp.split(linear(3 * dim, self.dtype, "qkv_proj")(x), 3, axis=-1)
         )
@@ -186,7 +196,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Positional embedding, then the transformer layers. There is no final norm."""
+    """Positional embedding, followed by the transformer layers. There is no final norm."""
 
     config: EncoderConfig
     dtype: Dtype
@@ -205,7 +215,7 @@ class Transformer(nn.Module):
 
 
 class WavLM(nn.Module):
-    """Audio at 16 kHz to features, one frame per 320 samples."""
+    """Audio at 16 kHz to features, about one frame per `config.samples_per_frame` samples."""
 
     config: EncoderConfig
     dtype: Dtype

@@ -1,1 +1,1 @@
-"""Find and read recordings. This package does not import JAX, so that processes that only read audio start fast."""
+"""Find and read recordings. This package does not import JAX, so that processes that read audio start fast."""

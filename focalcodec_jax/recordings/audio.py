@@ -19,20 +19,24 @@ from focalcodec_jax.files import written_whole
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
     ".aif", ".mp2", ".oga", ".opus", ".sph",
 }  # fmt: skip
-"""File name endings of the audio formats that libsndfile reads."""
+"""File extensions of the audio formats that libsndfile reads."""
 OTHER_SUFFIXES = frozenset({".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mpc", ".tta", ".webm", ".wma"})
-"""File name endings of audio formats that libsndfile cannot read. Such files are reported instead of skipped."""
+"""File extensions of audio formats that libsndfile cannot read. Such files are reported instead of skipped."""
 
 STREAMED_BYTES = 0x7FFFF000
-"""Header sizes from this value up are placeholders: the length was unknown when the file was written to a pipe."""
+"""Header sizes of at least this value are placeholders. The file was written to a pipe, and its length was unknown."""
 WRITE_SAMPLES = 2**14
-"""Samples per write call. libsndfile's Vorbis encoder keeps a block on the stack, which larger blocks overflow."""
+"""Samples per write call. Larger blocks overflow the stack in libsndfile's Vorbis encoder."""
 UNKNOWN_FRAMES = 2**62
 """libsndfile reports this many frames or more when the header does not contain the length."""
 
 
 def checked(sig: np.ndarray, name: str = "the signal") -> np.ndarray:
     """Check a signal and return it as one-dimensional float32.
+
+    Args:
+        sig: (samples,) floats.
+        name: name of the signal in error messages.
 
     Raises:
         AudioError: the signal is not one-dimensional, not floating point, empty, or not finite.
@@ -41,12 +45,12 @@ def checked(sig: np.ndarray, name: str = "the signal") -> np.ndarray:
     if sig.ndim != 1:
         raise AudioError(f"{name} has shape {sig.shape}; give one channel, an array of shape (samples,)")
     if not np.issubdtype(sig.dtype, np.floating):
-        raise AudioError(f"{name} holds {sig.dtype} samples; give floats in [-1, 1]")
+        raise AudioError(f"{name} contains {sig.dtype} samples; give floats in [-1, 1]")
     if sig.size == 0:
         raise AudioError(f"{name} is empty; at least one sample is needed")
     if not np.isfinite(sig).all():
         bad = np.flatnonzero(~np.isfinite(sig))
-        raise AudioError(f"{name} holds {bad.size} samples that are NaN or infinite, the first at sample {bad[0]}")
+        raise AudioError(f"{name} contains {bad.size} samples that are NaN or infinite, the first at sample {bad[0]}")
     return sig.astype(np.float32)
 
 
@@ -78,7 +82,7 @@ def read(path: str | Path, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
 
 
 def read_bytes(content: bytes, name: str, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    """Read audio as `read` does, from the content of a file. Error messages call it `name`."""
+    """Read audio as `read` does, from the content of a file. `name` is its name in error messages."""
     with open_audio(io.BytesIO(content), name) as file:
         return read_part(file, name, rate_hz)
 
@@ -89,7 +93,7 @@ def open_audio(source: str | Path | io.IOBase, name: str) -> Iterator[soundfile.
 
     Args:
         source: a path, or an open file.
-        name: what error messages call the file.
+        name: name of the file in error messages.
 
     Raises:
         AudioError: the file is missing, not audio, or shorter than its header says.
@@ -97,7 +101,7 @@ def open_audio(source: str | Path | io.IOBase, name: str) -> Iterator[soundfile.
     with ExitStack() as stack:
         if isinstance(source, str | Path):
             try:
-                if stat.S_ISFIFO(os.stat(source).st_mode):  # opening a pipe would block until another process writes
+                if stat.S_ISFIFO(os.stat(source).st_mode):  # opening a pipe blocks until another process writes to it
                     raise AudioError(f"{name} is a pipe; give an audio file")
                 source = stack.enter_context(open(source, "rb"))
             except FileNotFoundError as error:
@@ -120,7 +124,7 @@ def open_audio(source: str | Path | io.IOBase, name: str) -> Iterator[soundfile.
             raise AudioError(
                 f"the header of {name} does not say how long it is, as in FLAC from a pipe; save it again as a file"
             )
-        # libsndfile reads truncated files without an error and only logs the expected size
+        # libsndfile reads truncated files without an error, and only logs the expected size
         for claimed, present in re.findall(r"(?:data|SSND|[Ss]ize|riff) +: (\d+) \(should be (\d+)\)", file.extra_info):
             if int(present) < int(claimed) < STREAMED_BYTES:
                 raise AudioError(f"{name} is cut short: its header says {claimed} bytes, but it has {present}")
@@ -139,7 +143,9 @@ def read_part(
     """Read a part of an open audio file, mix it down to one channel and resample it.
 
     Args:
-        name: what error messages call the file.
+        file: the open file.
+        name: name of the file in error messages.
+        rate_hz: sample rate to resample to.
         start: first sample to read, at the rate of the file.
         frames: number of samples to read, at the rate of the file. None reads to the end.
         channel: index of the channel to read, from 0. None takes the mean of all channels.
@@ -167,10 +173,10 @@ def read_part(
 
 
 def write(path: str | Path, sig: np.ndarray, rate_hz: int) -> None:
-    """Write a (samples,) signal in [−1, 1], in the format that the file name ends in. The write is atomic.
+    """Write a (samples,) signal in [−1, 1] atomically. The file extension selects the format.
 
     Raises:
-        AudioError: libsndfile has no format of that name.
+        AudioError: the extension is not that of an audio format, or libsndfile cannot write this format at this rate.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -181,9 +187,9 @@ def write(path: str | Path, sig: np.ndarray, rate_hz: int) -> None:
 
 @contextmanager
 def writing(path: Path, rate_hz: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """Create an audio file, and give a function that appends (samples,) signals to it.
+    """Create an audio file, and yield a function that appends (samples,) signals to it.
 
-    The file name's ending selects the format.
+    The file extension selects the format.
 
     Raises:
         AudioError: libsndfile cannot write this format at this rate.
@@ -206,17 +212,17 @@ def writing(path: Path, rate_hz: int) -> Iterator[Callable[[np.ndarray], None]]:
 
 
 def check_name(path: Path) -> None:
-    """Check that a file name ends in a format that libsndfile writes.
+    """Check that a file name has the extension of an audio format of libsndfile.
 
     Raises:
-        AudioError: the name has another ending.
+        AudioError: the name has another extension.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise AudioError(f"{path} does not end in an audio format that libsndfile writes, such as .wav or .flac")
 
 
 def is_audio_name(path: str | Path) -> bool:
-    """Whether a file name ends in an audio format, including formats that cannot be read."""
+    """Whether a file name has the extension of an audio format, including formats that cannot be read."""
     return Path(path).suffix.lower() in SUFFIXES | OTHER_SUFFIXES
 
 
@@ -229,5 +235,5 @@ def recordings(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     found = sorted(path for path in folder.rglob("*") if is_audio_name(path) and path.is_file())
     if not found:
-        raise AudioError(f"{folder} holds no audio files; looked for names ending in .wav, .flac, .mp3, .ogg, …")
+        raise AudioError(f"{folder} contains no audio files; looked for names ending in .wav, .flac, .mp3, .ogg, …")
     return found

@@ -11,12 +11,17 @@ CUTS = ("MonoCut", "MultiCut")
 
 
 def is_lhotse(row: Mapping[str, Any]) -> bool:
-    """Whether a row of a manifest is a recording or a cut as Lhotse writes them."""
+    """Whether a row of a manifest is a recording or a cut in the format of Lhotse."""
     return "sources" in row or str(row.get("type")).endswith("Cut")
 
 
 def recording(row: Mapping[str, Any], where: str) -> Recording:
-    """The recording that a row of a Lhotse manifest describes. An invalid row sets its `problem`."""
+    """The recording that a row of a Lhotse manifest describes. If the row is invalid, the recording has a `problem`.
+
+    Args:
+        row: the row.
+        where: name of the row in error messages.
+    """
     id_ = printable(str(row.get("id", where)))
     try:
         return _recording(row, id_)

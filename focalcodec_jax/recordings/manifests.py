@@ -1,4 +1,4 @@
-"""Manifests of recordings: CSV or JSON lines with a path in each entry, and those of Lhotse."""
+"""Manifests of recordings: CSV or JSON lines with a path in each entry, and manifests of Lhotse."""
 
 import csv
 import gzip
@@ -17,11 +17,11 @@ from focalcodec_jax.recordings.recording import Recording, legible, printable
 
 PATH_KEYS = ("path", "audio", "audio_filepath", "shard")
 OWN_KEYS = {*PATH_KEYS, "id", "record", "samples", "rate_hz", "seconds", "offset"}
-"""Columns that say where a recording is stored. All other columns are kept in `Recording.columns`."""
+"""Columns with the location of a recording. All other columns are kept in `Recording.columns`."""
 
 
 def is_manifest_name(name: str) -> bool:
-    """Whether a file name ends as that of a manifest."""
+    """Whether a file name has the extension of a manifest."""
     return name.removesuffix(".gz").endswith((".jsonl", ".csv"))
 
 
@@ -50,7 +50,7 @@ def read_manifest(path: str) -> Iterator[Recording]:
 
 def _entry(row: Any, path: str, where: str) -> Recording:
     if not isinstance(row, dict):
-        problem = f"{where} is not one JSON object a line: {str(row).strip()[:80]!r}"
+        problem = f"{where} is not one JSON object per line: {str(row).strip()[:80]!r}"
         return Recording(where, path, problem=problem)
     return lhotse.recording(row, where) if lhotse.is_lhotse(row) else from_entry(row, os.path.dirname(path), where)
 
@@ -63,11 +63,12 @@ def _json(line: str) -> Any:
 
 
 def from_entry(row: Mapping[str, Any], folder: str, where: str) -> Recording:
-    """The recording that an entry describes. An invalid entry sets its `problem`.
+    """The recording that an entry describes. If the entry is invalid, the recording has a `problem`.
 
     Args:
+        row: the entry, by column.
         folder: folder that the path in the entry is relative to.
-        where: what error messages call the entry.
+        where: name of the entry in error messages.
     """
     key = next((key for key in PATH_KEYS if row.get(key)), None)
     if key is None:

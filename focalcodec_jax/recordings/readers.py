@@ -1,6 +1,6 @@
 """Read recordings in worker processes. Long recordings are read in overlapping windows.
 
-Results arrive in any order, and a bounded number of them is read ahead. A recording that crashes its worker process is
+Results arrive in any order, and a limited number of them is read ahead. A recording that crashes its worker process is
 reported like any other unreadable recording.
 """
 
@@ -25,7 +25,8 @@ from focalcodec_jax.recordings.recording import Recording, open_recording, read_
 
 WINDOW_SECONDS, CONTEXT_SECONDS = 60, 2
 JOB_RECORDINGS, JOB_SECONDS = 8, 60.0
-"""Upper limits of one request to a worker process: large enough to hide its overhead, small enough for memory."""
+"""Upper limits of one request to a worker process. Larger requests need more memory, smaller ones have more overhead.
+"""
 JOBS_AHEAD = 3
 """Requests per worker that are queued or running."""
 
@@ -34,8 +35,9 @@ JOBS_AHEAD = 3
 class Windows:
     """Overlapping windows of recordings longer than `seconds`.
 
-    The `context` seconds at each inner end of a window are computed but dropped. The neighbouring windows provide them.
-    Both lengths are whole seconds, which are whole samples at every rate, so that each window can be read by itself.
+    At each inner end of a window, the results for `context` seconds are dropped. The neighbouring windows provide them.
+    Both lengths are whole seconds, which are whole numbers of samples at every rate. Each window can therefore be read
+    by itself.
     """
 
     seconds: int
@@ -56,21 +58,29 @@ class Windows:
         return 1 if seconds <= self.seconds else math.ceil((seconds - 2 * self.context) / self.hop)
 
     def kept(self, values: np.ndarray, number: int, count: int, rate_hz: float) -> np.ndarray:
-        """The values of window `number` of `count` without its context. `rate_hz` is the rate of the values."""
+        """Remove the context from the values of a window.
+
+        Args:
+            values: tokens or samples of the window, with time on the first axis.
+            number: index of the window.
+            count: number of windows.
+            rate_hz: rate of the values.
+        """
         first = round(self.context * rate_hz) if number else 0
         last = len(values) if number == count - 1 else round((self.seconds - self.context) * rate_hz)
         return values[first:last]
 
 
 def codec_windows(config: CodecConfig, seconds: int = WINDOW_SECONDS, context: int = CONTEXT_SECONDS) -> Windows:
-    """Windows that begin at the start of a token, and for a causal codec at the start of an attention chunk.
+    """Windows for a codec. Each begins at the start of a token and, in a causal codec, of an attention chunk.
 
     Args:
+        config: configuration of the codec.
         seconds: minimum length of a window, rounded up to the grid of the codec.
         context: minimum length of the context at each end, at least 1, rounded up to the grid of the codec.
 
     Raises:
-        ConfigError: there is no context, or the context fills the window.
+        ConfigError: the context is shorter than a second, or it fills the window.
     """
     frames = math.prod(config.compressor.factors)
     if config.encoder.causal:
@@ -128,11 +138,12 @@ def read_piece(job: Job, windows: Windows) -> Piece:
         return Piece(index, number, count, sig)
     except AudioError as error:
         return Piece(index, number, count or 1, None, str(error))
-    except Exception as error:  # an unforeseen fault of one recording must not stop the others
+    except Exception as error:  # an unexpected error in one recording must not stop the others
         return Piece(index, number, count or 1, None, f"{recording.source}: {type(error).__name__}: {error}")
 
 
 def read_pieces(windows: Windows, jobs: Sequence[Job]) -> list[Piece]:
+    """Read several jobs, as `read_piece` reads one."""
     return [read_piece(job, windows) for job in jobs]
 
 
@@ -142,6 +153,7 @@ class Readers:
 
     Attributes:
         workers: number of worker processes. 0 reads in a thread of this process.
+        windows: windows of long recordings.
     """
 
     workers: int
@@ -213,9 +225,9 @@ def _next_batch(waiting: deque[Job], source: Iterator[Job]) -> list[Job]:
 
 
 def end_with_parent(*_) -> None:
-    """Initialise a worker process so that it ends when its parent process ends, even if that one is killed.
+    """Initialize a worker process so that it ends when its parent process ends, even if the parent is killed.
 
-    The worker ignores Ctrl-C, which the terminal sends to all processes, so that the parent can finish in order.
+    The worker ignores Ctrl-C, which the terminal sends to all processes. The parent ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""A recording: where its audio is stored, and how it is read from there."""
+"""Recordings: the location of their audio, and reading it."""
 
 import io
 import json
@@ -19,17 +19,17 @@ from focalcodec_jax.files import filesystem, is_url
 from focalcodec_jax.recordings import audio
 
 WHOLE_BYTES = 2**26
-"""Remote files up to this size are downloaded whole. Of larger files, only the parts that are read are downloaded."""
+"""Remote files up to this size are downloaded whole. For larger files, only the parts that are read are downloaded."""
 PART_BYTES = 2**20
 """Block size when a part of a remote file is downloaded."""
 
 TYPICAL_BYTES_PER_SECOND, TYPICAL_SECONDS = 16_000, 10.0
-"""Used to estimate durations: the size of 16 kHz FLAC, and a usual length of read speech."""
+"""Size of 16 kHz FLAC and usual length of read speech, for estimating durations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Where a recording is stored, and what is known about it before it is read."""
+    """The location of a recording, and its properties that are known before it is read."""
 
     id: str
     path: str
@@ -41,8 +41,9 @@ class Recording:
     record: int | None = None
     """Index of the record, if `path` is an ArrayRecord shard."""
     member: str | None = None
-    """Name of the member, if `path` is a tar. Its content begins at byte `offset`."""
+    """Name of the member, if `path` is a tar."""
     offset: int = 0
+    """First byte of the member's content in the tar."""
     start: float = 0.0
     """Start of the recording within the file, in seconds."""
     duration: float | None = None
@@ -52,10 +53,11 @@ class Recording:
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     """Other columns of the manifest."""
     problem: str | None = None
-    """Why the recording cannot be read, if the listing already shows this."""
+    """Reason why the recording cannot be read, if the listing already shows this."""
 
     @property
     def seconds(self) -> float:
+        """Length in seconds. 0 means unknown."""
         return self.samples / SAMPLE_RATE_HZ
 
     @property
@@ -72,13 +74,13 @@ class Recording:
 
     @property
     def source(self) -> str:
-        """Where the recording is stored, for messages."""
+        """Location of the recording, for messages."""
         inside = self.member if self.record is None else str(self.record)
         return printable(self.path if inside is None else f"{self.path}/{inside}")
 
 
 def printable(name: str) -> str:
-    """Escape the bytes of a name that are not UTF-8, as `\\xff`, so that every format can store it."""
+    """Escape the bytes of a name that are not UTF-8, such as `\\xff`, so that every format can store the name."""
     if name.isascii():
         return name
     try:
@@ -103,6 +105,7 @@ def open_recording(recording: Recording, *, whole: bool = True) -> Iterator[soun
     """Open the audio file that contains a recording.
 
     Args:
+        recording: the recording.
         whole: whether most of the file will be read. If not, only the parts that are read are downloaded.
 
     Raises:
@@ -127,7 +130,8 @@ def read(recording: Recording, start: int = 0, seconds: int | None = None) -> np
     """Read a recording, or a part of it.
 
     Args:
-        start: start of the part in seconds. Whole seconds are whole samples at every rate.
+        recording: the recording.
+        start: start of the part in whole seconds, which are whole numbers of samples at every rate.
         seconds: length of the part in seconds. None reads to the end of the recording.
 
     Returns:
@@ -214,15 +218,17 @@ def _array_record(path: str) -> Any:
 
 
 def pack(header: Mapping[str, Any], body: bytes) -> bytes:
-    """Encode a record of an ArrayRecord shard: a line of JSON, then the content of a FLAC file or raw tokens.
+    """Encode a record of an ArrayRecord shard. It consists of a line of JSON, and the body.
 
-    The JSON of a recording contains `id`, `samples` and `rate_hz`.
+    Args:
+        header: content of the JSON line. For a recording, it contains `id`, `samples` and `rate_hz`.
+        body: content of a FLAC file, or raw tokens.
     """
     return json.dumps(header).encode() + b"\n" + body
 
 
 def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
-    """Decode what `pack` encoded: the header and the body."""
+    """Decode a record that `pack` encoded. Returns the header and the body."""
     header, _, body = record.partition(b"\n")
     return json.loads(header), body
 

@@ -1,4 +1,4 @@
-"""Find recordings in folders, globs, manifests, ArrayRecord shards and tars, on local disks or behind URLs."""
+"""Find recordings in folders, globs, manifests, ArrayRecord shards and tars, on local disks or at URLs."""
 
 import glob
 import os
@@ -16,15 +16,16 @@ from focalcodec_jax.recordings.recording import Recording, headers, num_samples,
 from focalcodec_jax.recordings.webdataset import list_tar
 
 MANIFEST = "manifest.jsonl"
-"""A folder with a file of this name is read through that manifest."""
+"""If a folder contains a file of this name, the recordings are those of this manifest."""
 SAMPLE_INPUT = "sample"
-"""This input stands for the speech that ships in the package, unless a file or folder has that name."""
+"""This input selects the speech sample in the package, unless a file or folder has this name."""
 
 
 def find(inputs: Sequence[str | Path], workers: int = 8) -> list[Recording]:
     """Find all recordings of the inputs with their lengths, in the order of the inputs.
 
     Args:
+        inputs: folders, audio files, globs, manifests, ArrayRecord shards or tars, as paths or URLs.
         workers: number of threads that read file headers.
 
     Raises:
@@ -42,7 +43,7 @@ def find(inputs: Sequence[str | Path], workers: int = 8) -> list[Recording]:
 def list_recordings(inputs: Sequence[str | Path]) -> list[Recording]:
     """List all recordings of the inputs without opening audio files, in the order of the inputs.
 
-    A recording that the listing shows to be unreadable has a `problem`, and so has one that repeats an id.
+    A recording has a `problem` if the listing shows that it is unreadable, or if it repeats an id.
 
     Raises:
         AudioError: an input does not exist, is of an unknown kind, or is empty.
@@ -89,7 +90,7 @@ def _recordings(path: str) -> Iterable[Recording]:
         for r in found
     ]
     if not found:
-        raise AudioError(f"{path} holds no audio files; looked for names ending in .wav, .flac, .mp3, .ogg, …")
+        raise AudioError(f"{path} contains no audio files; looked for names ending in .wav, .flac, .mp3, .ogg, …")
     return found
 
 
@@ -98,7 +99,7 @@ def _unreadable_folder(folder: str, error: OSError) -> list[Recording]:
 
 
 def _matches(pattern: str) -> list[tuple[str, int | None]]:
-    """Paths that match a pattern. Remote files have sizes, which listings contain, so no call per file is needed."""
+    """Paths that match a pattern. Remote files come with their sizes from the listing, which saves a call per file."""
     if is_url(pattern):
         files, inside = filesystem(pattern)
         entries = sorted(files.glob(inside, detail=True).items())
@@ -111,7 +112,7 @@ def _matches(pattern: str) -> list[tuple[str, int | None]]:
 
 
 def _files(path: str) -> dict[str, int | OSError] | None:
-    """All files below a folder with their sizes, and subfolders that cannot be listed with the error.
+    """All files below a folder with their sizes. A subfolder that cannot be listed has an error in place of a size.
 
     Returns:
         None if the path is not a folder.
@@ -133,9 +134,9 @@ def _files(path: str) -> dict[str, int | OSError] | None:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, int | OSError]]:
-    """Yield all files below a folder with their sizes, following links and visiting each folder once.
+    """Yield all files below a folder with their sizes. Links are followed, and each folder is visited once.
 
-    An empty folder with an audio name and a broken link are yielded too, so that reading them reports the problem.
+    Broken links and empty folders with an audio name are also yielded, so that reading them reports the problem.
     """
     seen = set()
     closed: list[OSError] = []
@@ -167,7 +168,9 @@ def _in_file(path: str, size: int, base: str | None = None) -> Iterable[Recordin
     """The recordings of a file: the audio itself, the members of a tar or shard, or the entries of a manifest.
 
     Args:
-        base: folder in which the file was found, where files of other kinds are skipped.
+        path: path or URL of the file.
+        size: bytes of the file, or 0 if unknown.
+        base: folder in which the file was found. Files of other kinds in a folder are skipped.
     """
     name = PurePosixPath(path).name.lower()
     if name.endswith(".array_record"):

@@ -14,20 +14,21 @@ from focalcodec_jax.recordings.recording import Recording, legible, printable
 
 @dataclass
 class _Contents:
-    """What was found in a tar so far."""
+    """Recordings and columns that were found in a tar so far."""
 
     recordings: dict[str, Recording] = field(default_factory=dict)
-    """By member name."""
+    """Recordings by member name."""
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By key."""
+    """Columns by key."""
     problems: dict[str, str] = field(default_factory=dict)
-    """Why a `.json` or `.txt` file is unreadable, by key."""
+    """Reasons why a `.json` or `.txt` file is unreadable, by key."""
 
 
 def list_tar(path: str, size: int) -> list[Recording]:
-    """List the audio in a tar. An incomplete tar adds a recording with a `problem`.
+    """List the audio in a tar. If the tar is incomplete, the list contains a recording with a `problem`.
 
     Args:
+        path: path or URL of the tar.
         size: bytes of the tar, or 0 if unknown.
     """
     contents, problem = _Contents(), None

@@ -1,1 +1,1 @@
-"""Token sequences: files, data sets, text, and packing for language models. This package does not import JAX."""
+"""Token sequences in files, in data sets and as text, and packing for language models. It does not import JAX."""

@@ -1,4 +1,4 @@
-"""Random access to a token data set, in blocks: row groups of Parquet, or a few megabytes of another format.
+"""Random access to a token data set in blocks. A block is a row group of Parquet, or a few megabytes of other formats.
 
 No file stays open between reads.
 """
@@ -26,7 +26,7 @@ class TokenDataset:
     Attributes:
         info: content of `dataset_info.json`.
         digest: SHA-256 of `info`, in hexadecimal.
-        ends: number of blocks up to the end of each shard, (shards,).
+        ends: (shards,) number of blocks up to the end of each shard.
         mean_tokens: average number of tokens per block.
 
     Raises:
@@ -47,11 +47,11 @@ class TokenDataset:
                 f"codebook_size, shards, tokens, and a format, one of {', '.join(FORMATS)}"
             ) from error
         if min(shards, tokens) < 1:
-            raise TokenError(f"{self.folder} holds no tokens")
+            raise TokenError(f"{self.folder} contains no tokens")
         self.format.require_packages("reading")
         if self.format.local_only and is_url(folder):
             raise TokenError(
-                f"{folder} holds {self.format.title} shards, which can only be read from a local disk; "
+                f"{folder} contains {self.format.title} shards, which can only be read from a local disk; "
                 "copy the data set to one"
             )
         with ThreadPoolExecutor(16) as pool:  # over a network, each count needs a few round trips

@@ -1,4 +1,4 @@
-"""Token files: `.npy` for one sequence, `.npz` and `.json` for several by file name, or a folder of `.npy` files."""
+"""Token files: `.npy` for one sequence, and `.npz`, `.json` or a folder of `.npy` files for several."""
 
 import json
 import zipfile
@@ -11,10 +11,11 @@ from focalcodec_jax.errors import TokenError
 from focalcodec_jax.files import written_whole
 
 Tokens = Mapping[str, np.ndarray]
+"""Token sequences, each (tokens,), by the names of their recordings."""
 
 
 def write(path: Path, tokens: Tokens) -> None:
-    """Write token sequences in the format that `path` ends in. Any other path is a folder of `.npy` files.
+    """Write token sequences in the format of the file extension. A path without one is a folder of `.npy` files.
 
     Raises:
         OSError: a file cannot be written.
@@ -43,13 +44,15 @@ def check_output(path: Path, count: int) -> None:
     """Check, before any work is done, that an output can hold `count` sequences.
 
     Raises:
-        TokenError: the path has an unknown ending, or ends in `.npy` although there are several sequences.
+        TokenError: the path has an unknown extension, or ends in `.npy` although there are several sequences.
     """
     known = (".npy", ".npz", ".json")
     if path.suffix and path.suffix not in known and not path.is_dir():
         raise TokenError(f"{path} does not end in {', '.join(known)}; give a file with such an ending, or a folder")
     if path.suffix == ".npy" and count > 1:
-        raise TokenError(f"{path} holds one token sequence and there are {count}; give a folder, .npz or .json")
+        raise TokenError(
+            f"{path} is a file for one token sequence, but there are {count}; give a folder, .npz or .json"
+        )
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -61,7 +64,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
         found = sorted(path.glob("*.npy"))
         if not found:
-            raise TokenError(f"{path} holds no .npy files")
+            raise TokenError(f"{path} contains no .npy files")
         return {item.name.removesuffix(".npy"): read(item)[item.stem] for item in found}
     if not path.exists():
         raise TokenError(f"{path} does not exist")

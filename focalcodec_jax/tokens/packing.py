@@ -1,10 +1,10 @@
-"""Token data sets as sequences of one length, for training language models.
+"""Token data sets as sequences of equal length, for training language models.
 
 The unit of reading is a block: a row group of Parquet, or a few megabytes of another format. With a seed, the blocks
 are shuffled, and the recordings of consecutive blocks are mixed within windows of 16 million tokens.
 
-All reads are sequential. Memory does not grow with the data set, except for one number per shard. It holds the tokens
-of three windows (100 MB), or three blocks if a block is larger. No file stays open.
+Each block is read sequentially, and no file stays open. Memory contains the tokens of three windows (100 MB), or of
+three blocks if a block is larger. It does not grow with the data set, except for one number per shard.
 """
 
 import math
@@ -26,16 +26,16 @@ else:
     IterDataset = Any  # a plain install does not contain grain
 
 MIXED_TOKENS = 2**24
-"""Tokens of the recordings that are mixed with each other: 93 hours at 50 tokens per second."""
+"""Number of tokens in a window of recordings that are mixed: 93 hours at 50 tokens per second."""
 
 
 @dataclass(frozen=True)
 class ReadSchedule:
-    """How often a data set is read, and by how many processes.
+    """Number of passes over a data set, and its division among processes.
 
     Attributes:
         epochs: number of passes over the data. None repeats it forever. Processes that train together need None,
-            because one of them may have a sequence more than another.
+            because their numbers of sequences can differ by one.
         process_index: index of this process, from 0. It reads every `process_count`-th block.
         process_count: number of processes that share the data set.
     """
@@ -54,7 +54,7 @@ def packed_sequences(
     seed: int | None = None,
     schedule: ReadSchedule | None = None,
 ) -> IterDataset:
-    """Concatenate all recordings of a token data set, and cut them into sequences of one length.
+    """Concatenate all recordings of a token data set, and cut them into sequences of equal length.
 
     Each sequence is a dict of three int32 arrays of shape (length,). `tokens` are the tokens. `segment_ids` number the
     recordings in the sequence from 1, and are 0 for padding. `positions` count from 0 within each recording. Every
@@ -66,15 +66,19 @@ def packed_sequences(
     Args:
         folder: path of a finished data set. Parquet, JSONL and npy can also be at a URL such as s3://bucket/tokens.
         length: tokens per sequence.
-        separator: token to insert after each recording, such as the end of sequence. The offset is not added to it.
+        separator: token to insert after each recording, such as an end-of-sequence token. The offset is not added to
+            it.
         offset: number to add to each speech token, such as the size of a text vocabulary.
-        seed: seed of the shuffling, which differs in each epoch. None keeps the order of the data set.
+        seed: seed of the shuffling, whose order differs in each epoch. None keeps the order of the data set.
         schedule: epochs and division among processes. The default is one epoch in one process.
+
+    Returns:
+        A grain data set, which can be iterated.
 
     Raises:
         TokenError: the folder is not a finished token data set, a shard is unreadable, there are fewer blocks than
-            processes, or an argument is invalid. The iteration raises it for damage that is found later.
-        ConfigError: grain is not installed, or the folder is a URL of an unknown kind.
+            processes, or an argument is invalid. The iteration also raises it if a shard turns out to be damaged.
+        ConfigError: grain is not installed, or the protocol of the URL is unknown.
     """
     require("packing token sequences", "train", "grain")
     import grain
@@ -135,7 +139,7 @@ def _named(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _packed(windows: IterDataset, length: int, features: Callable[[np.ndarray], dict[str, np.ndarray]]) -> IterDataset:
-    """Flatten lists of rows, compute the features of each row, and concatenate and split these."""
+    """Flatten lists of rows, compute the features of each row, and concatenate and split the features."""
     import grain
 
     class Rows(grain.experimental.FlatMapTransform):

@@ -1,9 +1,9 @@
 """Convert speech tokens to text and back without loss, for language models whose tokenizers read text.
 
-The style `special` writes code 42 as `<|s_0042|>`. The style `private` writes each code as one character of Unicode's
-private planes 15 and 16, so that a text has as many characters as tokens. In both styles the strings must be added to
-the tokenizer, which then reads each of them as one token. The new tokens follow its vocabulary in order: code k becomes
-token `offset + k`, as in `packed_sequences`.
+The style `special` writes code 42 as `<|s_0042|>`. The style `private` writes each code as one character of the Unicode
+private use planes 15 and 16, so that a text has as many characters as tokens. In both styles, the strings must be added
+to the tokenizer, which then reads each of them as one token. The new tokens follow its vocabulary in order. Code k
+becomes token `offset + k`, as in `packed_sequences`.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,9 +19,9 @@ output = model.generate(**prompt, max_new_tokens=500)[0, prompt["input_ids"].sha
 toks = text_to_tokens(tokenizer.decode(output), 8192, skip_other=True)
 ```
 
-A tokenizer without these strings treats private characters as follows. Byte-level BPE takes up to four tokens for each,
-its bytes in UTF-8. Other tokenizers map all of them to one unknown token, and BERT's normaliser removes them. In both
-cases the speech is lost.
+A tokenizer without these strings treats private characters as follows. Byte-level BPE uses up to four tokens for each
+character, which are its bytes in UTF-8. Other tokenizers map all of them to one unknown token, and the normalizer of
+BERT removes them. In these two cases, the speech is lost.
 """
 
 import re
@@ -32,7 +32,7 @@ import numpy as np
 from focalcodec_jax.errors import TokenError
 
 PRIVATE = np.concatenate([np.arange(0xF0000, 0xFFFFE), np.arange(0x100000, 0x10FFFE)])
-"""Code points of planes 15 and 16, without the last two of each, which are not characters.
+"""Code points of planes 15 and 16. The last two of each plane are not characters, and are left out.
 
 The private area of plane 0 is too small: it has 6,400 code points.
 """
@@ -45,10 +45,11 @@ def special_tokens(codebook_size: int, style: str = "special") -> list[str]:
     """The strings to add to a tokenizer, one for each code in order.
 
     Args:
+        codebook_size: number of codes.
         style: "special" or "private".
 
     Raises:
-        TokenError: the style is unknown, or has fewer strings than the codebook has codes.
+        TokenError: the style is unknown, or the codebook has no codes, or more codes than the style has strings.
     """
     if style not in PATTERNS:
         raise TokenError(
@@ -76,10 +77,10 @@ def tokens_to_text(toks: np.ndarray, codebook_size: int, style: str = "special")
 
     Args:
         toks: (tokens,) integers.
-        style: as in `special_tokens`.
+        codebook_size, style: as in `special_tokens`.
 
     Raises:
-        TokenError: `toks` is not such an array, or has a token outside the codebook; or as in `special_tokens`.
+        TokenError: `toks` is not such an array, or has a token outside the codebook. Also as in `special_tokens`.
     """
     strings = list(_codes(codebook_size, style))
     toks = np.asarray(toks)
@@ -96,15 +97,16 @@ def text_to_tokens(text: str, codebook_size: int, style: str = "special", *, ski
     """Read the speech tokens in a text. This is the inverse of `tokens_to_text`.
 
     Args:
-        style: as in `special_tokens`.
+        text: text with speech tokens.
+        codebook_size, style: as in `special_tokens`.
         skip_other: whether to skip all text between the speech tokens, instead of raising an error.
 
     Returns:
         (tokens,) int32.
 
     Raises:
-        TokenError: the text contains anything else, unless `skip_other` is set, or a speech token of another codebook;
-            or as in `special_tokens`.
+        TokenError: the text contains other text and `skip_other` is not set, or it contains a speech token outside the
+            codebook. Also as in `special_tokens`.
     """
     codes = _codes(codebook_size, style)
     found = re.findall(PATTERNS[style], text)

@@ -162,10 +162,10 @@ ERRORS = {
     "empty file": (lambda: ["encode", bad("a.flac"), "-o", "x.npy"], "a.flac is not audio"),
     "no samples": (lambda: ["encode", wav("a.wav", np.zeros(0)), "-o", "x.npy"], "a.wav is empty"),
     "NaN": (lambda: ["encode", wav("a.wav", np.array([0, np.nan])), "-o", "x.npy"], "1 samples that are NaN"),
-    "folder without audio": (lambda: ["encode", ".", "-o", "x.npz"], "holds no audio files"),
+    "folder without audio": (lambda: ["encode", ".", "-o", "x.npz"], "contains no audio files"),
     "several to .npy": (
         lambda: ["encode", wav("a.wav", np.ones(9)), wav("b.wav", np.ones(9)), "-o", "x.npy"],
-        "x.npy holds one token sequence and there are 2; give a folder",
+        "x.npy is a file for one token sequence, but there are 2; give a folder",
     ),
     "same name twice": (
         lambda: ["encode", wav("a.wav", np.ones(9)), "a.wav", "-o", "x.json"],

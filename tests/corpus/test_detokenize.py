@@ -35,7 +35,7 @@ def test_detokenize_goes_on_and_shares_the_work(folder: Path, tmp_path: Path):
     detokenize(tmp_path / "out", "-o", back)
     assert len(list(back.glob("*.flac"))) == 12
     assert all(path.stat().st_mtime_ns == time for path, time in some.items())
-    with pytest.raises(AssertionError, match=r"begun with other options \(suffix: .flac, not .ogg\)"):
+    with pytest.raises(AssertionError, match=r"started with other options \(suffix: .flac, not .ogg\)"):
         detokenize(tmp_path / "out", "-o", back, "--suffix", ".ogg")
 
 

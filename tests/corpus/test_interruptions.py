@@ -77,11 +77,11 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(folder: Path, tmp_pat
 
 def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path):
     tokenize(folder, "-o", tmp_path / "out")
-    assert "was begun with other recordings" in str(tokenize_error(folder / "u01.flac", "-o", tmp_path / "out"))
+    assert "was started with other recordings" in str(tokenize_error(folder / "u01.flac", "-o", tmp_path / "out"))
     for option, value, before in (("format", "jsonl", "parquet"), ("dtype", "bfloat16", "float32")):
         wrong = str(tokenize_error(folder, "-o", tmp_path / "out", f"--{option}", value))
-        assert f"was begun with other options ({option}: {before}, not {value})" in wrong
-    assert "holds other files, such as u00.wav" in str(tokenize_error(folder, "-o", folder))
+        assert f"was started with other options ({option}: {before}, not {value})" in wrong
+    assert "contains other files, such as u00.wav" in str(tokenize_error(folder, "-o", folder))
     assert "the first of four processes is 0/4" in str(tokenize_error(folder, "-o", tmp_path / "new", "--shard", "4/4"))
     assert "nothing is left" in str(tokenize_error(folder, "-o", tmp_path / "new", "--window", "4"))
 

@@ -33,5 +33,5 @@ def test_padded_frames_are_never_chosen():
 
 
 def test_too_few_points():
-    with pytest.raises(ValueError, match="holds 3 frames, fewer than k = 4"):
+    with pytest.raises(ValueError, match="contains 3 frames, fewer than k = 4"):
         voice.nearest(jnp.zeros((1, 1, 8)), jnp.zeros((3, 8)), k=4)

@@ -220,7 +220,7 @@ def test_what_is_given_twice_is_named(folder: Path):
     [
         ("nowhere", "does not exist"),
         ("*.wav", "nothing matches"),
-        (".", "holds no audio files"),
+        (".", "contains no audio files"),
         ("notes.txt", "neither a folder, audio, a manifest"),
         ("what://bucket/a", "what"),
     ],

@@ -149,7 +149,7 @@ def test_folders_that_are_no_data_sets(tmp_path: Path):
         "[]": "does not describe a token data set",
         '{"format": "zarr", "codebook_size": 8192, "shards": 1, "tokens": 9}': "'zarr' is not a format of tokens",
         '{"format": "jsonl", "codebook_size": 8192, "tokens": 9}': "KeyError: 'shards'",
-        '{"format": "jsonl", "codebook_size": 8192, "shards": 1, "tokens": 0}': "holds no tokens",
+        '{"format": "jsonl", "codebook_size": 8192, "shards": 1, "tokens": 0}': "contains no tokens",
     }.items():
         info.write_text(content)
         with pytest.raises(TokenError, match=match):

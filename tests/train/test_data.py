@@ -164,7 +164,7 @@ def test_prepare_resumes_after_an_interruption(folder: Path, tmp_path: Path):
     (tmp_path / ".shard-00000.123.part.array_record").write_bytes(b"cut off")
     report = prepare([folder], tmp_path, options, progress=events.append)
     assert [event.recordings for event in events if isinstance(event, PrepareProgress)] == [0, 4, 8, 10]
-    assert events[0] == RunMessage("looking through the recordings", "phase")
+    assert events[0] == RunMessage("listing the recordings", "phase")
     assert (report.output, report.shards, report.recordings, report.failed) == (tmp_path, 3, 10, 0)
     assert report.hours == pytest.approx(sum(r.seconds for r in find([folder])) / 3600)
     assert events[-1].hours == report.hours
@@ -263,9 +263,9 @@ def test_wrong_manifests_are_named(name: str, content: bytes, message: str, tmp_
 def test_missing_data_is_named(tmp_path: Path, folder: Path):
     (tmp_path / "lines.jsonl").write_text("not json\n")
     for inputs, message in (
-        ([], r"give data\.train"),
+        ([], r"data\.train is empty"),
         (["nowhere"], "nowhere does not exist"),
-        ([str(tmp_path / "lines.jsonl")], "not one JSON object a line"),
+        ([str(tmp_path / "lines.jsonl")], "not one JSON object per line"),
         ([str(folder), str(folder)], "two recordings have the id"),
     ):
         with pytest.raises(AudioError, match=message):

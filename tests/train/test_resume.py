@@ -120,11 +120,11 @@ def test_asked_to_stop(workshop: Path, uninterrupted: list):
     process = start(workshop, run_dir)
     wait_until(at_step(run_dir, 10), process)
     os.killpg(process.pid, signal.SIGTERM)
-    assert "the same command goes on from there" in finish(process)
+    assert "the same command continues from there" in finish(process)
     last = measured(run_dir, "train")[-1]["step"]
     assert 10 <= last < STEPS
     assert (run_dir / "checkpoints" / str(last)).is_dir()
-    assert f"going on from step {last}" in finish(start(workshop, run_dir))
+    assert f"resuming from step {last}" in finish(start(workshop, run_dir))
     assert measured(run_dir, "train") == uninterrupted
 
 

@@ -65,7 +65,7 @@ def test_an_axis_that_does_not_divide_stays_whole():
 def test_a_path_without_a_rule_is_an_error():
     mesh = jax.make_mesh((1, 1, 1), sharding.AXES, devices=jax.devices()[:1])
     tree = {"decoder": {"novel": {"weights": jnp.ones((2, 2))}, "proj": {"kernel": jnp.ones((2, 2))}}}
-    with pytest.raises(ConfigError, match="no sharding rule is for /decoder/novel/weights; add one to RULES"):
+    with pytest.raises(ConfigError, match="there is no sharding rule for /decoder/novel/weights; add one to RULES"):
         sharding.shardings(tree, mesh)
 
 
@@ -75,7 +75,7 @@ def test_a_path_without_a_rule_is_an_error():
         ({"fsdp": 3}, 8, r"does not fit 8 device\(s\)"),
         ({"data": 2, "fsdp": 2}, 8, r"does not fit 8 device\(s\)"),
         ({"data": 16}, 16, r"does not fit 8 device\(s\)"),
-        ({"data": 4, "fsdp": 2}, 12, r"batch of 12 does not divide over data × fsdp = 8"),
+        ({"data": 4, "fsdp": 2}, 12, r"batch of 12 cannot be divided evenly over data × fsdp = 8"),
     ],
 )
 def test_impossible_meshes_are_named(sizes: dict, batch_size: int, message: str):

@@ -207,9 +207,9 @@ def test_export_refuses_parts_that_do_not_fit(quantizer: Path, decoder: Path, tm
         codec_from_runs([quantizer, quantizer], tmp_path)
     with pytest.raises(CheckpointError, match="is not a run folder"):
         codec_from_runs([tmp_path], tmp_path / "codec")
-    with pytest.raises(CheckpointError, match="holds no step 3; it has"):
+    with pytest.raises(CheckpointError, match="contains no step 3; it has"):
         codec_from_runs([quantizer], tmp_path / "codec", step=3)
-    with pytest.raises(ConfigError, match="a step can be chosen for one run only"):
+    with pytest.raises(ConfigError, match="a step can only be chosen for a single run"):
         codec_from_runs([quantizer, decoder], tmp_path, step=6)
 
 
@@ -243,7 +243,7 @@ def test_curves_are_drawn(quantizer: Path, decoder: Path, tmp_path: Path):
     assert runner.invoke(app, ["train", "plot", str(quantizer), str(decoder), "-o", str(picture)]).exit_code == 0
     assert picture.stat().st_size > 20_000
     for arguments, message in (
-        ([str(tmp_path), "-o", str(picture)], r"holds no metrics\.jsonl"),
+        ([str(tmp_path), "-o", str(picture)], r"contains no metrics\.jsonl"),
         ([str(quantizer), "-o", "curves.xyz"], "does not end in a picture format"),
     ):
         assert message.replace("\\", "") in str(runner.invoke(app, ["train", "plot", *arguments]).exception)

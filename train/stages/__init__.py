@@ -1,6 +1,6 @@
-"""Training stages. Each module of this package that defines a `Stage` adds it to `STAGES`.
+"""Training stages. `STAGES` contains every `Stage` that a module of this package defines.
 
-To add a stage, write one module here and one configuration in `configs/`. No other code names a stage.
+To add a stage, write one module here and one configuration in `configs/`. No other code depends on its name.
 """
 
 from importlib import import_module
@@ -17,6 +17,6 @@ def find_stages() -> dict[str, Stage]:
 
 
 STAGES = find_stages()
-"""Every stage by the name that a configuration's `stage` key takes."""
+"""All stages by name, which is the value of the key `stage` of a configuration."""
 
 __all__ = ["STAGES", "Batch", "Leaf", "Outcome", "Stage", "StageContext", "merge_params"]

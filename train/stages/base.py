@@ -1,4 +1,4 @@
-"""What a training stage is, and the pieces that stages share."""
+"""The definition of a training stage, and functions that several stages use."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,21 +22,22 @@ from ..sections import DataConfig, LossConfig, ModelConfig, Part
 
 Params = Mapping[str, Any]
 Leaf = Any
-"""An array, or its shape where nothing is computed."""
+"""An array, or its shape in functions that compute nothing."""
 MAX_ENTROPY_BITS = 20
+"""Maximum number of bits per token for the entropy loss."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Recordings at 16 kHz, padded to one length. Micro-batches have one more axis in front."""
+    """Recordings at 16 kHz, padded to one length. Micro-batches have an additional first axis."""
 
     sig: Leaf
     """(batch, samples), float32."""
     lengths: Leaf
-    """(batch,) real samples; 0 for an unreadable recording, and for a row without a recording."""
+    """(batch,) number of real samples. It is 0 for an unreadable recording and for a row without a recording."""
     crop: Leaf
-    """(batch,) position of the crop of encoded features, as a share of the possible positions, in [0, 1)."""
+    """(batch,) position of the crop of encoded features, as a share of the possible positions in [0, 1)."""
     bad: Leaf
     """(batch,) 1 for an unreadable recording."""
 
@@ -54,13 +55,13 @@ class Outcome:
     terms: dict[str, Leaf]
     """Unweighted scalar losses, by the name of their weight in `LossConfig`."""
     weight: Leaf
-    """Real frames, or real samples where only audio is compared. Means over batches use it as their weight."""
+    """Weight of the batch in means. It is the number of real frames, or of real samples if only audio is compared."""
     real: Leaf | None = None
-    """(batch, samples) target signal, zero past each item's end; None where the stage compares no audio."""
+    """(batch, samples) target signal, zero past each item's end. None if the stage compares no audio."""
     fake: Leaf | None = None
     """(batch, samples) decoded signal, zero past each item's end."""
     notes: dict[str, Leaf] = field(default_factory=dict)
-    """Further scalars to log."""
+    """Additional scalars to log."""
     counts: Leaf | None = None
     """(codes,) number of uses of each code."""
 
@@ -72,11 +73,12 @@ class StageContext:
     model: FocalCodec
     loss: LossConfig
     crop_frames: int | None = None
-    """Feature frames to crop from each encoded recording; None in validation, which decodes whole recordings."""
+    """Number of feature frames to crop from each encoded recording. None in validation, which decodes whole recordings.
+    """
     remat: bool = False
-    """Recompute each part's activations in the backward pass."""
+    """Recompute the activations of each part in the backward pass."""
     teacher: FocalCodec | None = None
-    """Codec whose encoder computes the targets. Its parameters are `params["teacher"]`."""
+    """Codec whose encoder computes the targets. Its parameters are in `params["teacher"]`."""
 
     def apply(self, params: Params, method: str, x: Array, lengths: Array | None = None) -> Array:
         """Call a method of the codec, such as `sig_to_feats`."""
@@ -94,38 +96,38 @@ class StageContext:
 
 Forward = Callable[[StageContext, Params, Batch], Outcome]
 CodecCheck = Callable[[CodecConfig], str | None]
-"""Returns what is wrong with a codec, or None."""
+"""Returns a description of the problem with a codec, or None."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A training stage: what it trains, what it needs, and how it computes its losses."""
+    """A training stage: the parts that it trains, its requirements, and its losses."""
 
     name: str
-    """Value of the configuration's `stage` key."""
+    """Value of the key `stage` in a configuration."""
     forward: Forward
-    """Computes losses from all parts' parameters and a batch."""
+    """Computes losses from a batch and the parameters of all parts."""
     passes: tuple[Part, ...]
     """Parts that audio passes through in training."""
     trains: tuple[Part, ...] | None
-    """Parts that are trained; None lets the configuration choose them in `trainable`."""
+    """Parts that are trained. None means that the configuration selects them in `trainable`."""
     frozen: tuple[str, ...] = ()
-    """Regular expressions of paths, such as `encoder/feature_extractor`, that stay fixed within trained parts."""
+    """Regular expressions for paths that stay fixed within trained parts, such as `encoder/feature_extractor`."""
     crops: bool = False
     """Whether batches are random crops of `data.crop_seconds`. Otherwise they are whole recordings."""
     output_rates_hz: tuple[int, ...] | None = None
-    """Sample rates of the decoder that the stage accepts; None where it decodes nothing."""
+    """Output sample rates that the stage accepts. None if the stage does not decode."""
     discriminators: bool = False
-    """Whether discriminators take part when their losses have a weight."""
+    """Whether discriminators are trained if their losses have a weight."""
     needs_checkpoint: bool = False
-    """Whether training starts from `model.checkpoint` and not from random weights."""
+    """Whether training must start from `model.checkpoint`. Otherwise it can also start from random weights."""
     teacher: str | None = None
-    """Hub name or folder of the codec whose frozen encoder computes the targets. None: no teacher."""
+    """Hub name or folder of the codec whose frozen encoder computes the targets. None means no teacher."""
     codec_checks: tuple[CodecCheck, ...] = ()
     """Further conditions on the codec."""
 
     def config_problems(self, trainable: Sequence[Part], model: ModelConfig, data: DataConfig) -> list[str]:
-        """What in a configuration contradicts this stage."""
+        """Descriptions of everything in a configuration that contradicts this stage."""
         problems = []
         if self.trains is None and not trainable:
             problems.append(f"the {self.name} stage needs the parts to train in trainable")
@@ -140,10 +142,10 @@ class Stage:
         return problems
 
     def check_codec(self, codec: CodecConfig) -> None:
-        """Refuse a codec that this stage cannot train.
+        """Check that this stage can train a codec.
 
         Raises:
-            ConfigError: names every reason.
+            ConfigError: the stage cannot train the codec. The message names all reasons.
         """
         problems = [problem for check in self.codec_checks if (problem := check(codec)) is not None]
         rates = self.output_rates_hz
@@ -157,9 +159,10 @@ class Stage:
             raise ConfigError("; ".join(problems))
 
     def split_params(self, params: Params, parts: Sequence[Part]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Parameters of a codec as two trees: those that are trained, and those that stay fixed.
+        """Split the parameters of a codec into two trees: the trained parameters, and the fixed ones.
 
         Args:
+            params: parameters of the codec.
             parts: the trained parts. Paths that match `frozen` stay fixed within them.
         """
         flat = flatten_dict(params, sep="/", keep_empty_nodes=True)
@@ -175,7 +178,7 @@ class Stage:
 
 
 def merge_params(*trees: Params) -> dict[str, Any]:
-    """One tree of parameters from several; later trees take precedence."""
+    """Merge several trees of parameters. Later trees take precedence."""
     flat = {}
     for tree in trees:
         flat |= flatten_dict(tree, keep_empty_nodes=True)
@@ -183,7 +186,7 @@ def merge_params(*trees: Params) -> dict[str, Any]:
 
 
 def codebook_is_small_enough(codec: CodecConfig) -> str | None:
-    """Codec check of stages with the entropy loss, which keeps one number per code."""
+    """Codec check of stages with the entropy loss, which needs memory for one number per code."""
     bits = codec.quantizer.code_dim
     if bits <= MAX_ENTROPY_BITS:
         return None
@@ -196,14 +199,15 @@ def codebook_is_small_enough(codec: CodecConfig) -> str | None:
 def through_codes(
     context: StageContext, params: Params, batch: Batch, feats: Array, frames: Array
 ) -> tuple[Outcome, Array]:
-    """Features → codes → rebuilt features.
+    """Compute codes from features, rebuild the features, and compute the losses.
 
     Args:
+        context, params, batch: arguments of the forward function.
         feats: (batch, frames, dim).
-        frames: (batch,) real frames.
+        frames: (batch,) number of real frames.
 
     Returns:
-        The losses and the rebuilt features, shaped as `feats`.
+        The losses, and the rebuilt features in the shape of `feats`.
     """
     codec = context.model.config
     tokens = count.frames_to_tokens(codec, frames)
@@ -224,7 +228,13 @@ def through_codes(
 
 
 def compare_audio(context: StageContext, batch: Batch, real: Array, fake: Array, samples: Array) -> Outcome:
-    """Log-mel loss between two signals (batch, samples) at the codec's output rate, over real samples (batch,)."""
+    """Log-mel loss between two signals at the output rate of the codec.
+
+    Args:
+        context, batch: arguments of the forward function.
+        real, fake: (batch, samples) signals.
+        samples: (batch,) number of real samples.
+    """
     samples, rate_hz = samples * (batch.lengths > 0), context.model.config.sample_rate_out_hz
     real, fake = (zero_padding(sig[..., None], samples)[..., 0] for sig in (real, fake))
     terms = {}
@@ -234,5 +244,5 @@ def compare_audio(context: StageContext, batch: Batch, real: Array, fake: Array,
 
 
 def joined(features: Outcome, audio: Outcome) -> Outcome:
-    """Losses on features and on audio in one outcome, with the weight of the features."""
+    """Combine losses on features and on audio in one outcome, with the weight of the features."""
     return replace(features, terms=features.terms | audio.terms, real=audio.real, fake=audio.fake)

@@ -1,4 +1,6 @@
-"""Decoder stage: from the continuous features of a frozen encoder to audio. It does not depend on the quantizer.
+"""Decoder stage: a decoder learns to generate audio from the continuous features of a frozen encoder.
+
+The stage does not depend on the quantizer.
 
 Source: Della Libera et al., "FocalCodec" (2025).
 """

@@ -1,4 +1,4 @@
-"""Quantizer stage: a frozen encoder, and a bottleneck that learns to rebuild its features.
+"""Quantizer stage: compressor and decompressor learn to rebuild the features of a frozen encoder.
 
 Source: Della Libera et al., "FocalCodec" (2025).
 """

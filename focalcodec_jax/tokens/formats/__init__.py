@@ -10,10 +10,10 @@ FORMATS: dict[str, TokenFormat] = {
 
 
 def find_format(name: str) -> TokenFormat:
-    """The format of a name.
+    """Find a format by its name.
 
     Raises:
-        ConfigError: there is no format of that name.
+        ConfigError: no format has this name.
     """
     if name not in FORMATS:
         raise ConfigError(f"{name!r} is not a format of tokens; formats are {', '.join(FORMATS)}", parameter="format")

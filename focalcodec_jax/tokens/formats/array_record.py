@@ -1,4 +1,4 @@
-"""ArrayRecord shards: one record per recording, a line of JSON followed by the raw tokens."""
+"""ArrayRecord shards. Each recording is one record, which consists of a line of JSON and the raw tokens."""
 
 from collections.abc import Iterator, Sequence
 
@@ -36,12 +36,14 @@ def write(folder: Folder, name: str, rows: Sequence[TokenizedRecording], columns
 
 
 def count_blocks(shard: ShardFile) -> int:
-    if not shard.size():  # the reader would take an empty file for a shard without records
+    """Number of blocks of a shard."""
+    if not shard.size():  # the reader treats an empty file as a shard without records
         raise ValueError("the file is empty")
     return count_byte_blocks(shard, BLOCK_BYTES)
 
 
 def read_block(shard: ShardFile, block: int) -> Iterator[TokenSequence]:
+    """Yield the token sequences of a block."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     blocks = count_blocks(shard)

@@ -1,4 +1,4 @@
-"""What all formats of token data sets share: the record that describes a format, names of files, and columns."""
+"""Common parts of all formats of token data sets: the record that describes a format, file names, and columns."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from focalcodec_jax.recordings.recording import Recording
 INFO, FAILURES = "dataset_info.json", "failures.jsonl"
 OWN_COLUMNS = ("id", "tokens", "duration", "source")
 NAME_BYTES = 200
-"""Longest part of a path made from an id. File systems allow 255 bytes, and temporary names are longer."""
+"""Maximum length of a path component made from an id. File systems allow 255 bytes, and temporary names are longer."""
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError)
 """Errors that the readers of the formats raise for truncated or foreign files."""
 
@@ -32,7 +32,7 @@ class TokenizedRecording:
 
     recording: Recording
     tokens: np.ndarray
-    """(tokens,)."""
+    """(tokens,) unsigned integers."""
     duration: float
     """Seconds of audio."""
 
@@ -42,12 +42,12 @@ class TokenSequence(NamedTuple):
 
     id: str
     tokens: np.ndarray
-    """(tokens,)."""
+    """(tokens,) integers."""
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A shard's file in a finished data set."""
+    """The file of a shard in a finished data set."""
 
     files: Any
     """The fsspec file system."""
@@ -58,6 +58,7 @@ class ShardFile:
 
     @property
     def path(self) -> str:
+        """Path of the file in the file system."""
         return f"{self.root}/{self.name}"
 
     def open(self) -> Any:
@@ -65,7 +66,7 @@ class ShardFile:
         return self.files.open(self.path)
 
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return self.files.size(self.path)
 
 
@@ -73,16 +74,16 @@ class ShardFile:
 class TokenFormat:
     """A format of token data sets. `formats/__init__.py` lists all of them.
 
-    A block is the unit of random access: a shard is read in blocks, and a block is read at once.
+    A block is the unit of random access. A shard is read in blocks, and a block is read as a whole.
 
     Attributes:
         name: name in options and in `dataset_info.json`.
         title: name in messages.
-        extension: ending of a shard's file, without the dot.
+        extension: file extension of a shard, without the dot.
         write: writes a shard to the folder of a data set under the given name. Every file appears whole or not at all.
-        count_blocks: number of blocks of a shard.
-        read_block: the token sequences of one block.
-        datasets_loader: how `datasets.load_dataset` calls the format; None if it cannot load it.
+        count_blocks: returns the number of blocks of a shard.
+        read_block: yields the token sequences of one block.
+        datasets_loader: name of the format in `datasets.load_dataset`. None if `datasets` cannot load it.
         packages: optional packages that the format needs. The package extra `train` installs them.
         local_only: whether shards can only be read from a local disk.
     """
@@ -124,9 +125,9 @@ def token_dtype(codebook_size: int) -> np.dtype:
 
 
 def manifest_columns(recordings: Sequence[Recording]) -> Columns:
-    """Names and types of the manifest columns over all recordings, so that all shards have the same schema.
+    """Names and types of the manifest columns of all recordings. All shards therefore have the same schema.
 
-    A column becomes text if its values have several types or are objects. Such values are stored as JSON.
+    A column becomes text if its values have several types or are objects. These values are stored as JSON.
     """
     names = dict.fromkeys(name for recording in recordings for name in recording.columns)
     columns = {}
@@ -142,12 +143,12 @@ def manifest_columns(recordings: Sequence[Recording]) -> Columns:
 
 
 def column_name(column: str) -> str:
-    """Name of a manifest column in the data set, which differs if the data set has a column of that name."""
+    """Name of a manifest column in the data set. A prefix is added if the data set has a column of the same name."""
     return f"manifest_{column}" if column in OWN_COLUMNS else column
 
 
 def plain_row(row: TokenizedRecording) -> dict[str, Any]:
-    """All columns of a recording but its tokens, as JSON values."""
+    """All columns of a recording except its tokens, as JSON values."""
     own = {"id": row.recording.id, "duration": row.duration, "source": row.recording.source}
     return own | {column_name(name): value for name, value in row.recording.columns.items()}
 
@@ -169,7 +170,7 @@ def _path_part(part: str) -> str:
 
 @contextmanager
 def named_errors(path: str, format: str) -> Iterator[None]:
-    """Turn the errors of a reader into one that names the file.
+    """Convert the errors of a reader to a TokenError that names the file.
 
     Raises:
         TokenError: the block raised one of `UNREADABLE`.

@@ -1,4 +1,4 @@
-"""JSONL shards: one JSON object per recording and line."""
+"""JSONL shards. Each line is a JSON object with one recording."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +18,7 @@ from focalcodec_jax.tokens.formats.base import (
 )
 
 BLOCK_BYTES = 2**22
+"""Approximate size of a block."""
 
 
 def write(folder: Folder, name: str, rows: Sequence[TokenizedRecording], columns: Columns) -> None:
@@ -30,10 +31,12 @@ def write(folder: Folder, name: str, rows: Sequence[TokenizedRecording], columns
 
 
 def count_blocks(shard: ShardFile) -> int:
+    """Number of blocks of a shard."""
     return count_byte_blocks(shard, BLOCK_BYTES)
 
 
 def read_block(shard: ShardFile, block: int) -> Iterator[TokenSequence]:
+    """Yield the token sequences of a block."""
     for row in read_json_lines(shard, block, BLOCK_BYTES):
         yield TokenSequence(row["id"], np.array(row["tokens"]))
 

@@ -20,7 +20,7 @@ from focalcodec_jax.tokens.formats.base import (
 )
 
 BLOCK_BYTES = 2**14
-"""Size of the lines of a block, which name about a hundred files."""
+"""Approximate size of the lines of a block. They name about a hundred files."""
 
 
 def write(folder: Folder, name: str, rows: Sequence[TokenizedRecording], columns: Columns) -> None:
@@ -37,10 +37,12 @@ def write(folder: Folder, name: str, rows: Sequence[TokenizedRecording], columns
 
 
 def count_blocks(shard: ShardFile) -> int:
+    """Number of blocks of a shard."""
     return count_byte_blocks(shard, BLOCK_BYTES)
 
 
 def read_block(shard: ShardFile, block: int) -> Iterator[TokenSequence]:
+    """Yield the token sequences of a block."""
     for row in read_json_lines(shard, block, BLOCK_BYTES):
         path = f"{shard.root}/{row['file']}"
         with named_errors(path, "npy"), shard.files.open(path) as file:

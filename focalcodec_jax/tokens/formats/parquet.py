@@ -20,7 +20,7 @@ from focalcodec_jax.tokens.formats.base import (
 )
 
 GROUP_ROWS, GROUP_TOKENS = 1000, 2**20
-"""Largest row group, small enough for readers that want recordings in random order."""
+"""Maximum size of a row group. It is small enough for reading recordings in random order."""
 
 
 def write(folder: Folder, name: str, rows: Sequence[TokenizedRecording], columns: Columns) -> None:
@@ -54,11 +54,13 @@ def _write_table(path: Path, rows: Sequence[TokenizedRecording], columns: Column
 
 
 def count_blocks(shard: ShardFile) -> int:
+    """Number of blocks of a shard."""
     with shard.open() as file:
         return pq.ParquetFile(file).num_row_groups
 
 
 def read_block(shard: ShardFile, block: int) -> Iterator[TokenSequence]:
+    """Yield the token sequences of a block."""
     with shard.open() as file:
         for batch in pq.ParquetFile(file).read_row_group(block, columns=["id", "tokens"]).to_batches():
             values = batch["tokens"].values.to_numpy(zero_copy_only=False)
