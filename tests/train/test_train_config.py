@@ -47,7 +47,7 @@ def test_overrides_are_yaml(tmp_path: Path):
         ("optimizer.accumulate=3", "accumulate must divide"),
         ("mesh.data=0", "sizes are positive"),
         ("model.preset=focalcodec_50hz", "exactly one of checkpoint, preset and codec"),
-        ("trainable=[decoder]", r"the end-to-end stage trains encoder, .*; only fine-tune reads trainable"),
+        ("trainable=[decoder]", r"the end-to-end stage trains encoder, .*; remove trainable"),
         ("stage=fine-tune", r"needs the parts to train in trainable; the fine-tune stage needs model\.checkpoint"),
         ("data.crop_seconds=null", r"the end-to-end stage needs data\.crop_seconds"),
         ("stage=quantizer", r"the quantizer stage takes whole recordings; remove data\.crop_seconds"),

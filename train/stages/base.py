@@ -132,7 +132,7 @@ class Stage:
         if self.trains is None and not trainable:
             problems.append(f"the {self.name} stage needs the parts to train in trainable")
         if self.trains is not None and tuple(trainable) not in ((), self.trains):
-            problems.append(f"the {self.name} stage trains {', '.join(self.trains)}; only fine-tune reads trainable")
+            problems.append(f"the {self.name} stage trains {', '.join(self.trains)}; remove trainable")
         if self.needs_checkpoint and model.checkpoint is None:
             problems.append(f"the {self.name} stage needs model.checkpoint")
         if self.crops and data.crop_seconds is None:
