@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
 from focalcodec_jax.errors import AudioError
+from focalcodec_jax.nn.lengths import bucket_length
 from focalcodec_jax.recordings import audio
 from focalcodec_jax.recordings.readers import end_with_parent
 from focalcodec_jax.recordings.recording import Recording, read
@@ -94,15 +95,12 @@ class BatchPlan:
 
 
 def corpus_buckets(samples: np.ndarray, growth: float, align: int) -> np.ndarray:
-    """Bucket lengths of a corpus. Each is about `growth` times the previous one.
-
-    The series starts from the longest recording, so that the batches that need most memory have little padding. In
-    contrast, the series in `nn.lengths` starts from a shortest length, because the longest input is unknown there.
-    """
-    longest, shortest = int(samples.max()), int(samples.min())
-    count = math.ceil(math.log(max(longest / max(shortest, align), 1), growth)) + 1
-    lengths = {-(-int(longest / growth**step) // align) * align for step in range(count)}
-    return np.array(sorted(lengths))
+    """Bucket lengths of a corpus, by the rule of `bucket_length`. The last one is cut to the longest recording."""
+    longest = -(-int(samples.max()) // align) * align
+    buckets = [bucket_length(1, align, growth)]
+    while buckets[-1] < longest:
+        buckets.append(bucket_length(buckets[-1] + 1, align, growth))
+    return np.array([*buckets[:-1], longest])
 
 
 @dataclass(frozen=True)

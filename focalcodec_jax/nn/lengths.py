@@ -1,5 +1,6 @@
 """Conversions between numbers of samples, frames and tokens, for Python integers and for integer arrays."""
 
+import math
 from typing import TypeVar
 
 import jax
@@ -10,15 +11,15 @@ from focalcodec_jax.config import CodecConfig, EncoderConfig
 N = TypeVar("N", int, np.ndarray, jax.Array)
 
 
-def bucket_length(length: int, quantum: int) -> int:
+def bucket_length(length: int, quantum: int, growth: float = 1.25) -> int:
     """Length to pad to, so that a few compiled programs serve all lengths.
 
-    Buckets are multiples of `quantum`. The smallest has 16 quanta, and each one is a quarter longer than the previous
-    one.
+    Buckets are multiples of `quantum`. The smallest has 16 quanta, and each one is `growth` times as long as the
+    previous one, rounded up.
     """
     quanta = 16
     while quanta * quantum < length:
-        quanta = -(-quanta * 5 // 4)
+        quanta = math.ceil(quanta * growth)
     return quanta * quantum
 
 

@@ -45,9 +45,10 @@ def test_arrays_and_ints_agree(name: str):
         np.testing.assert_array_equal(convert(config, jnp.array(SAMPLES)), expected)
 
 
-def test_buckets_grow_by_a_quarter():
+def test_buckets_grow_by_a_quarter_by_default():
     assert [count.bucket_length(length, 1) for length in (1, 16, 17, 20, 21, 25, 26)] == [16, 16, 20, 20, 25, 25, 32]
     assert [count.bucket_length(length, 320) for length in (1, 5120, 5121)] == [5120, 5120, 6400]
+    assert [count.bucket_length(length, 1, 1.5) for length in (16, 17, 25)] == [16, 24, 36]
 
 
 def test_rates_of_the_published_models():

@@ -15,11 +15,20 @@ from typer.testing import CliRunner
 
 from focalcodec_jax.cli import app
 from focalcodec_jax.errors import AudioError
+from focalcodec_jax.nn.lengths import bucket_length
 from focalcodec_jax.recordings import audio
 from focalcodec_jax.recordings.recording import read
 from focalcodec_jax.recordings.sources import find
 from focalcodec_jax.train import PrepareOptions, PrepareProgress, RunMessage, prepare, sharding
-from focalcodec_jax.train.data import NO_RECORDING, BatchPlan, BatchReader, Pipeline, PlannedBatch, select
+from focalcodec_jax.train.data import (
+    NO_RECORDING,
+    BatchPlan,
+    BatchReader,
+    Pipeline,
+    PlannedBatch,
+    corpus_buckets,
+    select,
+)
 from focalcodec_jax.train.shards import AudioShard, plan_shards, write_shard
 
 LENGTHS = np.random.default_rng(0).gamma(4.0, 16_000, 203).astype(int) + 2000
@@ -41,6 +50,12 @@ def test_an_epoch_takes_each_recording_once_in_a_long_enough_bucket():
             assert all(LENGTHS[index] <= batch.samples for index in batch.indices if index != NO_RECORDING)
     assert sum(LENGTHS) < sum(8 * batch.samples for batch in batches) < sum(LENGTHS) / 0.75
     assert len({batch.samples for batch in batches}) <= len(chosen.buckets) <= 20
+
+
+def test_training_has_the_buckets_of_inference_up_to_its_longest_recording():
+    buckets = corpus_buckets(LENGTHS, 1.25, 320).tolist()
+    assert buckets[:-1] == sorted({bucket_length(int(n), 320) for n in range(1, buckets[-2] + 1, 320)})
+    assert buckets[-1] == -(-LENGTHS.max() // 320) * 320 <= bucket_length(int(LENGTHS.max()), 320)
 
 
 def test_epochs_and_seeds_shuffle_differently_and_validation_does_not():
