@@ -48,6 +48,11 @@ def write_lines(path: str | Path, lines: Iterable[Mapping]) -> None:
         part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
+def one_or_more(paths: str | Path | Iterable[str | Path]) -> list[str | Path]:
+    """A list of paths, from one path or from several."""
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
 def is_url(path: str | Path) -> bool:
     """Whether a path is a URL, such as `s3://bucket/folder`, instead of a local path."""
     return "://" in str(path)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from focalcodec_jax.errors import CheckpointError, FocalCodecError
-from focalcodec_jax.files import written_whole
+from focalcodec_jax.files import one_or_more, written_whole
 
 from .log import METRICS, read_lines
 
@@ -16,7 +16,7 @@ STYLES = {"train": {"lw": 0.8, "alpha": 0.7}, "valid": {"lw": 1.6, "marker": "."
 LOGARITHMIC = ("_norm", "learning_rate")
 
 
-def draw_curves(runs: Sequence[str | Path], output: str | Path) -> None:
+def draw_curves(runs: str | Path | Sequence[str | Path], output: str | Path) -> None:
     """Plot one panel per scalar, with one colour per run. Training has thin lines, and validation has markers.
 
     Args:
@@ -34,7 +34,7 @@ def draw_curves(runs: Sequence[str | Path], output: str | Path) -> None:
     figure = Figure(layout="constrained")
     if output.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
         raise FocalCodecError(f"{output} does not end in a picture format; .png always works", parameter="output")
-    curves = {Path(run): load_curves(Path(run)) for run in runs}
+    curves = {Path(run): load_curves(Path(run)) for run in one_or_more(runs)}
     names = sorted({name for splits in curves.values() for split in splits.values() for name in split}, key=_rank)
     columns = min(4, len(names))
     rows = -(-len(names) // columns)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from focalcodec_jax.errors import CheckpointError, ConfigError
+from focalcodec_jax.files import one_or_more
 from focalcodec_jax.nn.codec import FocalCodec
 from focalcodec_jax.pretrained import load_pretrained, save_pretrained
 
@@ -38,7 +39,7 @@ class FromRunsReport:
 
 
 def codec_from_runs(
-    runs: Sequence[str | Path], output: str | Path, *, step: int | None = None, dtype: str = "float32"
+    runs: str | Path | Sequence[str | Path], output: str | Path, *, step: int | None = None, dtype: str = "float32"
 ) -> FromRunsReport:
     """Write a codec with the parts that these runs have trained. Other parts come from the codec of the first run.
 
@@ -57,7 +58,9 @@ def codec_from_runs(
             of the codec.
         ConfigError: two runs trained the same part, or `step` is given for several runs.
     """
-    folders, output = [Path(run) for run in runs], Path(output)
+    folders, output = [Path(run) for run in one_or_more(runs)], Path(output)
+    if not folders:
+        raise ConfigError("no run folders are given")
     if step is not None and len(folders) > 1:
         message = "a step can only be chosen for a single run"
         raise ConfigError(message, parameter="step")

@@ -104,7 +104,7 @@ class TrainConfig:
         return asdict(self)
 
 
-def load_config(name_or_file: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
+def load_config(name_or_file: str | Path, overrides: str | Iterable[str] = ()) -> TrainConfig:
     """Read the configuration of a run.
 
     Args:
@@ -124,7 +124,7 @@ def load_config(name_or_file: str | Path, overrides: Iterable[str] = ()) -> Trai
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} contains a {type(content).__name__}; a configuration is a mapping of keys")
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         _override(content, override)
     try:
         return from_dict(content)

@@ -8,14 +8,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from focalcodec_jax.errors import AudioError
-from focalcodec_jax.files import as_os_error, write_lines, written_whole
+from focalcodec_jax.errors import AudioError, ConfigError, FocalCodecError
+from focalcodec_jax.files import as_os_error, one_or_more, write_lines, written_whole
 from focalcodec_jax.recordings import audio
 from focalcodec_jax.recordings.recording import Recording, open_recording, pack, span
 from focalcodec_jax.recordings.sources import MANIFEST, find
@@ -38,6 +39,12 @@ class PrepareOptions:
     """Text file with the ids of the recordings to include, one per line. None includes all recordings."""
     workers: int = os.cpu_count() or 1
     """Number of processes that read and encode audio."""
+
+    def __post_init__(self) -> None:
+        for name in ("per_shard", "rate_hz", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}", parameter=name)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class AudioShard:
 
 
 def prepare(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     options: PrepareOptions | None = None,
     *,
@@ -103,7 +110,7 @@ def prepare(
     """
     options, report = options or PrepareOptions(), progress or ignore
     report(RunMessage("listing the recordings", "phase"))
-    shards = plan_shards([Path(path) for path in inputs], Path(output), options)
+    shards = plan_shards([Path(path) for path in one_or_more(inputs)], Path(output), options)
     total, done, seconds = sum(len(shard.recordings) for shard in shards), 0, 0.0
 
     def add(shard: AudioShard, shard_seconds: float) -> None:
@@ -201,6 +208,12 @@ def write_shards(shards: Sequence[AudioShard], workers: int, done: Callable[[Aud
         try:
             for job in as_completed(jobs):
                 done(jobs[job], job.result())
+        except BrokenProcessPool as error:
+            raise FocalCodecError(
+                "a worker process ended early. It ran out of memory, or a script called this function outside "
+                '`if __name__ == "__main__":`. Complete shards remain',
+                parameter="workers",
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

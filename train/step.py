@@ -170,6 +170,7 @@ class Trainer:
             The loss, and a tuple of scalars, their weight, and the spectral state after one power iteration.
         """
         assert self.discriminators is not None
+        self.stage.check_outcome(outcome, adversarial=True)
         assert outcome.real is not None
         assert outcome.fake is not None
         both = jax.lax.stop_gradient(jnp.concatenate([outcome.real, outcome.fake]))
@@ -195,6 +196,7 @@ class Trainer:
             The loss, and a tuple of scalars, their weight, and values that are summed over micro-batches.
         """
         outcome = self.stage.forward(self.context, params, batch)
+        self.stage.check_outcome(outcome, discriminators is not None)
         terms = dict(outcome.terms)
         if discriminators is not None:
             assert self.discriminators is not None

@@ -2,10 +2,12 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import get_args
 
 from focalcodec_jax.config import DType
 from focalcodec_jax.errors import ConfigError
 from focalcodec_jax.recordings.readers import CONTEXT_SECONDS, WINDOW_SECONDS
+from focalcodec_jax.tokens.formats import find_format
 
 MINIMUM = {"workers": 0, "window": 1, "context": 1, "batch_seconds": 0.1, "shard_hours": 0.001, "check": 0}
 
@@ -73,6 +75,12 @@ class TokenizeOptions(CorpusOptions):
     check: int = 8
     strict: bool = False
     retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_format(self.format)
+        if self.dtype not in get_args(DType):
+            raise ConfigError(f"dtype is {' or '.join(get_args(DType))}, not {self.dtype!r}", parameter="dtype")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from focalcodec_jax.corpus.journal import DatasetJournal, Shard, ShardEntry
 from focalcodec_jax.corpus.options import TokenizeOptions
 from focalcodec_jax.corpus.progress import CorpusReport, ProgressCallback
 from focalcodec_jax.errors import FocalCodecError
-from focalcodec_jax.files import Folder
+from focalcodec_jax.files import Folder, one_or_more
 from focalcodec_jax.inference import Codec
 from focalcodec_jax.nn import lengths
 from focalcodec_jax.pretrained import DEMO, checkpoint_folder, structure, weights_hash
@@ -121,7 +121,7 @@ def list_corpus(
     config = structure(options.checkpoint or DEMO, dtype=options.dtype)
     windows = codec_windows(config, options.window, options.context)
     progress(events.ListingStarted())
-    recordings = list_recordings([inputs] if isinstance(inputs, str | Path) else inputs)
+    recordings = list_recordings(one_or_more(inputs))
     progress(events.ListingFinished(len(recordings)))
     return Corpus(recordings, config, windows)
 

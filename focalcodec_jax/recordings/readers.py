@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 
 from focalcodec_jax.config import SAMPLE_RATE_HZ, CodecConfig
-from focalcodec_jax.errors import AudioError, ConfigError
+from focalcodec_jax.errors import AudioError, ConfigError, FocalCodecError
 from focalcodec_jax.recordings.recording import Recording, open_recording, read_from, span
 
 WINDOW_SECONDS, CONTEXT_SECONDS = 60, 2
@@ -166,7 +166,7 @@ class Readers:
         source = iter(jobs)
         done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         running: dict[Future, list[Job]] = {}
-        pool = self._pool()
+        pool, began = self._pool(), False
         try:
             while True:
                 try:
@@ -179,9 +179,12 @@ class Readers:
                     batch = running.pop(future := done.get())
                     pieces = future.result()
                 except BrokenProcessPool:  # `submit` also raises it, if a worker died in the meantime
+                    if not began:
+                        self._check_start()
                     batch = [*batch, *(job for jobs in running.values() for job in jobs)]
                     running, done, pool = {}, queue.SimpleQueue(), self._pool()
                     pieces = self._one_by_one(batch)
+                began = True
                 jobs_by_index = {job.index: job for job in batch}
                 for piece in pieces:
                     if piece.number == 0 and piece.count > 1 and piece.sig is not None:
@@ -196,6 +199,18 @@ class Readers:
             return ThreadPoolExecutor(1)
         context = multiprocessing.get_context("spawn")  # forking a process with JAX's threads can deadlock
         return ProcessPoolExecutor(self.workers, mp_context=context, initializer=end_with_parent)
+
+    def _check_start(self) -> None:
+        """Check that a worker process can start.
+
+        Raises:
+            FocalCodecError: no worker starts, so that no recording is to blame.
+        """
+        with self._pool() as pool:
+            try:
+                pool.submit(os.getpid).result()
+            except BrokenProcessPool as error:
+                raise workers_cannot_start() from error
 
     def _one_by_one(self, jobs: Iterable[Job]) -> Iterator[Piece]:
         """Read jobs one at a time after a worker process died, to find out which recording crashes it."""
@@ -222,6 +237,15 @@ def _next_batch(waiting: deque[Job], source: Iterator[Job]) -> list[Job]:
         batch.append(job)
         seconds += job.recording.estimated_seconds
     return batch
+
+
+def workers_cannot_start() -> FocalCodecError:
+    """The error for worker processes that end before they do anything, as in a script without a main guard."""
+    return FocalCodecError(
+        'the worker processes cannot start; a script must call this function below `if __name__ == "__main__":`, '
+        "because each worker imports the script",
+        parameter="workers",
+    )
 
 
 def end_with_parent(*_) -> None:

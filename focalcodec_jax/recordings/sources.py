@@ -49,6 +49,8 @@ def list_recordings(inputs: Sequence[str | Path]) -> list[Recording]:
         AudioError: an input does not exist, is of an unknown kind, or is empty.
         ConfigError: a URL is of an unknown kind, or needs a package that is not installed.
     """
+    if not inputs:
+        raise AudioError("no inputs are given")
     found: list[Recording] = []
     first: dict[str, Recording] = {}
     for path in inputs:

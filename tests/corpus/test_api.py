@@ -2,18 +2,22 @@
 
 import inspect
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.corpora import SECONDS, rows, tokenize_error
+from support.typecheck import checks_off
 
 import focalcodec_jax
 from focalcodec_jax import DetokenizeOptions, TokenizeOptions, detokenize, packed_sequences, tokenize
 from focalcodec_jax.cli import corpus
 from focalcodec_jax.corpus import progress as events
 from focalcodec_jax.corpus.dryrun import plan_summary
-from focalcodec_jax.errors import ConfigError, FocalCodecError
+from focalcodec_jax.errors import AudioError, ConfigError, FocalCodecError
 from focalcodec_jax.files import Folder
 from focalcodec_jax.tokens.dataset import TokenDataset
 from focalcodec_jax.tokens.formats import FORMATS, jsonl
@@ -155,3 +159,34 @@ def test_a_new_format_is_one_record(codec_folder: str, folder: Path, tmp_path: P
 def test_the_command_has_all_formats(folder: Path, tmp_path: Path):
     problem = tokenize_error(folder, "-o", tmp_path / "out", "--format", "zarr")
     assert str(problem) == f"'zarr' is not a format of tokens; formats are {', '.join(FORMATS)}"
+
+
+def test_a_script_without_a_main_guard_blames_no_recording(codec_folder: str, folder: Path, tmp_path: Path):
+    """Each worker would import the script, and call the function again."""
+    script = tmp_path / "script.py"
+    options = f"TokenizeOptions(checkpoint={codec_folder!r}, workers=1)"
+    call = f"tokenize({str(folder)!r}, {str(tmp_path / 'out')!r}, {options})"
+    script.write_text(f"from focalcodec_jax import TokenizeOptions, tokenize\n{call}\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("because each worker imports the script")
+    assert [path.name for path in (tmp_path / "out/journal").iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "zarr"}, "'zarr' is not a format of tokens"),
+        ({"dtype": "float8"}, "dtype is float32 or bfloat16, not 'float8'"),
+        ({"workers": -1}, "workers must be at least 0"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str):
+    with checks_off(), pytest.raises(ConfigError, match=message):
+        TokenizeOptions(**options)
+
+
+def test_no_inputs(tmp_path: Path):
+    with pytest.raises(AudioError, match="no inputs are given"):
+        tokenize([], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -9,13 +9,13 @@ import pytest
 import soundfile
 from array_record.python.array_record_module import ArrayRecordReader
 from support.corpora import encoded, rows, tokenize
+from support.token_data import BY_HAND
 from support.training import voiced
 
 from focalcodec_jax import Codec
 from focalcodec_jax.corpus import journal
 from focalcodec_jax.recordings import audio
 from focalcodec_jax.recordings.recording import Recording, unpack
-from focalcodec_jax.tokens.formats import FORMATS
 from focalcodec_jax.tokens.formats.base import id_path
 
 
@@ -41,7 +41,7 @@ def test_tokens_are_those_of_encode(codec: Codec, folder: Path, tmp_path: Path):
     assert "12 recordings" in printed
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", BY_HAND)
 def test_formats_hold_the_same(codec: Codec, folder: Path, tmp_path: Path, format: str):
     listing = tmp_path / "list.jsonl"
     entries = [

@@ -43,6 +43,10 @@ def npy(number: int, rows: list[np.ndarray]) -> Files:
 WRITERS: dict[str, Callable[[int, list[np.ndarray]], Files]] = {"parquet": parquet, "jsonl": jsonl, "npy": npy}
 
 
+BY_HAND = (*WRITERS, "array_record")
+"""Formats that tests write without the package."""
+
+
 def dataset(folder: str | Path, format: str = "parquet", shards: list[list[np.ndarray]] = SHARDS) -> str:
     """Write a finished data set to a path or URL, and return the path."""
     info = {"format": format, "codebook_size": 8192, "token_rate_hz": 50.0, "shards": len(shards)}

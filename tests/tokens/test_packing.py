@@ -8,11 +8,11 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from support.token_data import ROWS, SHARDS, dataset
+from support.token_data import BY_HAND, ROWS, SHARDS, dataset
 
 from focalcodec_jax.errors import ConfigError, TokenError
 from focalcodec_jax.tokens import packing
-from focalcodec_jax.tokens.formats import FORMATS, array_record, jsonl, npy
+from focalcodec_jax.tokens.formats import array_record, jsonl, npy
 from focalcodec_jax.tokens.formats.base import lines_within
 from focalcodec_jax.tokens.packing import ReadSchedule, packed_sequences
 
@@ -37,7 +37,7 @@ def recordings(sequences: list[dict[str, np.ndarray]], offset: int = 0) -> list[
     return [(row[row != END] - offset).tolist() for row in np.split(toks[used], ends + 1)[:-1]]
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", BY_HAND)
 def test_every_token_comes_once(format: str, tmp_path: Path):
     folder = dataset(tmp_path, format)
     kept = list(packed_sequences(folder, 16, separator=END))
@@ -166,7 +166,7 @@ def test_array_record_at_a_url_is_refused():
 @pytest.mark.parametrize(
     ("format", "damage"),
     [
-        *itertools.product(FORMATS, ["missing", "truncated", "foreign"]),
+        *itertools.product(BY_HAND, ["missing", "truncated", "foreign"]),
         # an empty file of lines is a shard in which no recording could be read
         ("parquet", "empty"),
         ("array_record", "empty"),

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from support.training import checkpoint, measured, recordings, tiny
+from support.typecheck import checks_off
 
+from focalcodec_jax.errors import ConfigError
 from focalcodec_jax.nn import lengths as count
 from focalcodec_jax.pretrained import load_pretrained
 from focalcodec_jax.train import codec_from_runs, dry_run, run
@@ -94,3 +96,24 @@ def test_no_other_code_names_a_stage():
 
 def strings(tree: ast.AST) -> set[str]:
     return {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trains": ("compresor",)}, "the dummy stage names unknown parts: compresor"),
+        ({"trains": ("decoder",)}, "the dummy stage trains parts that no audio passes: decoder"),
+    ],
+)
+def test_wrong_records_are_refused(changes: dict[str, Any], message: str):
+    record: dict[str, Any] = {"name": "dummy", "forward": distill, "passes": ("encoder",), "trains": ("encoder",)}
+    with checks_off(), pytest.raises(ConfigError, match=message):
+        Stage(**record | changes)
+
+
+def test_wrong_outcomes_are_refused(dummy: Stage):
+    loss = jnp.zeros(())
+    with pytest.raises(ConfigError, match="returns the loss 'features'; LossConfig has no weight of this name"):
+        dummy.check_outcome(Outcome({"features": loss}, loss), adversarial=False)
+    with pytest.raises(ConfigError, match="has discriminators, but returns no real and fake audio"):
+        dummy.check_outcome(Outcome({"mel": loss}, loss), adversarial=True)

@@ -6,14 +6,19 @@ To add a stage, write one module here and one configuration in `configs/`. No ot
 from importlib import import_module
 from pkgutil import iter_modules
 
+from focalcodec_jax.errors import ConfigError
+
 from .base import Batch, Leaf, Outcome, Stage, StageContext, merge_params
 
 
 def find_stages() -> dict[str, Stage]:
     """Stages of all modules in this package, by name."""
     modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
-    found = [value for module in modules for value in vars(module).values() if isinstance(value, Stage)]
-    return {stage.name: stage for stage in sorted(found, key=lambda stage: stage.name)}
+    stages: dict[str, Stage] = {}
+    for stage in (value for module in modules for value in vars(module).values() if isinstance(value, Stage)):
+        if stages.setdefault(stage.name, stage) is not stage:
+            raise ConfigError(f"two training stages have the name {stage.name!r}")
+    return dict(sorted(stages.items()))
 
 
 STAGES = find_stages()

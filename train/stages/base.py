@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from focalcodec_jax.nn.codec import FocalCodec
 from focalcodec_jax.nn.layers import frame_mask, zero_padding
 
 from .. import losses
-from ..sections import DataConfig, LossConfig, ModelConfig, Part
+from ..sections import PARTS, DataConfig, LossConfig, ModelConfig, Part
 
 Params = Mapping[str, Any]
 Leaf = Any
@@ -108,13 +108,16 @@ class Stage:
     forward: Forward
     """Computes losses from a batch and the parameters of all parts."""
     passes: tuple[Part, ...]
-    """Parts that audio passes through in training."""
+    """Parts that audio passes through in training. `codec_from_runs` compares them between runs."""
     trains: tuple[Part, ...] | None
     """Parts that are trained. None means that the configuration selects them in `trainable`."""
     frozen: tuple[str, ...] = ()
     """Regular expressions for paths that stay fixed within trained parts, such as `encoder/feature_extractor`."""
     crops: bool = False
-    """Whether batches are random crops of `data.crop_seconds`. Otherwise they are whole recordings."""
+    """Whether batches are random crops of `data.crop_seconds`. Otherwise they are whole recordings.
+
+    A stage that crops encoded features by `crop_frames` takes whole recordings.
+    """
     output_rates_hz: tuple[int, ...] | None = None
     """Output sample rates that the stage accepts. None if the stage does not decode."""
     discriminators: bool = False
@@ -125,6 +128,27 @@ class Stage:
     """Hub name or folder of the codec whose frozen encoder computes the targets. None means no teacher."""
     codec_checks: tuple[CodecCheck, ...] = ()
     """Further conditions on the codec."""
+
+    def __post_init__(self) -> None:
+        unknown = {*self.passes, *(self.trains or ())} - {*PARTS}
+        if unknown:
+            raise ConfigError(f"the {self.name} stage names unknown parts: {', '.join(sorted(unknown))}")
+        if unused := {*(self.trains or ())} - {*self.passes}:
+            raise ConfigError(f"the {self.name} stage trains parts that no audio passes: {', '.join(sorted(unused))}")
+
+    def check_outcome(self, outcome: Outcome, adversarial: bool) -> None:
+        """Check what `forward` returned, while the step is traced.
+
+        Raises:
+            ConfigError: a loss has no weight in `LossConfig`, or the audio for the discriminators is missing.
+        """
+        weights = {weight.name for weight in fields(LossConfig)}
+        if unknown := outcome.terms.keys() - weights:
+            raise ConfigError(
+                f"the {self.name} stage returns the loss {min(unknown)!r}; LossConfig has no weight of this name"
+            )
+        if adversarial and (outcome.real is None or outcome.fake is None):
+            raise ConfigError(f"the {self.name} stage has discriminators, but returns no real and fake audio")
 
     def config_problems(self, trainable: Sequence[Part], model: ModelConfig, data: DataConfig) -> list[str]:
         """Descriptions of everything in a configuration that contradicts this stage."""
