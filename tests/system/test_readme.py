@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,26 +27,39 @@ from focalcodec_jax.files import SAMPLE_RECORDING
 BLOCKS = blocks()
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The working folder of a document, whose blocks run in order, with the files that they name."""
+
+    @cache
+    def make(document: str) -> Path:
+        path = tmp_path_factory.mktemp(document)
+        for name in ("speech.wav", "more.flac", "voice/a.flac"):
+            (path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(SAMPLE_RECORDING, path / name)
+        assets = Path("focalcodec_jax/assets")
+        shutil.copytree(ROOT / assets, path / assets)
+        shutil.copytree(GOLDEN / "offline_50hz", path / "speech_codec")
+        return path
+
+    return make
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working folder with the files that the blocks name, and a stand-in for the hub."""
+def folder(block: Block, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder of a block, and a stand-in for the hub."""
     from huggingface_hub import constants
 
-    for name in ("speech.wav", "more.flac", "voice/a.flac"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(SAMPLE_RECORDING, tmp_path / name)
-    assets = Path("focalcodec_jax/assets")
-    shutil.copytree(ROOT / assets, tmp_path / assets)
-    shutil.copytree(GOLDEN / "offline_50hz", tmp_path / "speech_codec")
-    monkeypatch.chdir(tmp_path)
+    path = folders(block.document)
+    monkeypatch.chdir(path)
     with hub.serve({"lucadellalib/focalcodec_50hz": GOLDEN / "offline_50hz"}) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(path / "cache"))
         monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-        yield tmp_path
+        monkeypatch.setenv("HF_HOME", str(path / "home"))
+        yield path
 
 
 def in_shell(text: str) -> None:
@@ -69,7 +83,7 @@ def in_process(step: str) -> None:
 def test_block(block: Block, folder: Path):
     with checks_off() if "stablehlo" in block.text else nullcontext():
         if block.language == "python":
-            if "tokens/" in block.text:
+            if "tokens/" in block.text and not (folder / "tokens").exists():
                 dataset(folder / "tokens")
             exec(compile(block.text, f"{block.document}.md", "exec"), {"__name__": "__main__"})
         elif block == BLOCKS[0]:
