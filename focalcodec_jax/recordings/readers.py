@@ -204,7 +204,7 @@ class Readers:
         """Check that a worker process can start.
 
         Raises:
-            FocalCodecError: no worker starts, so that no recording is to blame.
+            FocalCodecError: no worker process starts. The recordings are not the cause.
         """
         with self._pool() as pool:
             try:
