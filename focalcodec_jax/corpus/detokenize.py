@@ -86,7 +86,7 @@ def detokenize(
         "checkpoint": weights_hash(checkpoint_folder(checkpoint)),
         "suffix": options.suffix,
     }
-    journal = Journal(folder, compared, {}, digits=6)
+    journal = Journal(folder, compared, dict, digits=6)
     done = journal.done()
     index, count = options.process
     todo = [block for block in range(index, len(data), count) if block not in done]

@@ -5,7 +5,7 @@ With the journal, a job can continue after an interruption, and several processe
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -27,7 +27,7 @@ class Journal:
     Args:
         folder: the output folder.
         options: everything that determines the output. A job can only be continued with equal options.
-        layout: further content of the plan. The process that begins the job determines it.
+        layout: returns further content of the plan. It is called only by the process that begins the job.
         digits: number of digits in the names of entries.
 
     Attributes:
@@ -37,11 +37,13 @@ class Journal:
         FocalCodecError: the folder has the journal of a job with other options, or contains other files.
     """
 
-    def __init__(self, folder: Folder, options: Mapping[str, Any], layout: Mapping[str, Any], digits: int):
+    def __init__(
+        self, folder: Folder, options: Mapping[str, Any], layout: Callable[[], Mapping[str, Any]], digits: int
+    ):
         self.folder, self.digits = folder, digits
         plan = self._read_plan()
         if plan is None:
-            folder.write(PLAN, json.dumps({**options, **layout}, indent=2) + "\n")
+            folder.write(PLAN, json.dumps({**options, **layout()}, indent=2) + "\n")
             plan = self._read_plan() or {}  # another process may have begun the job at the same time
         for key, value in options.items():
             if plan.get(key) != value:
@@ -149,8 +151,11 @@ class DatasetJournal(Journal):
         for r in recordings:
             digest.update(f"{r.id}\n{r.source}\n{r.start}\n{r.duration}\n{r.channel}\n".encode())
         options = {**options, "recordings": len(recordings), "listing": digest.hexdigest()}
-        # The bounds are stored because estimated durations can change, for example if a damaged file is replaced.
-        layout = {"bounds": [shard.last for shard in divide(recordings, hours)]}
+
+        def layout() -> dict[str, Any]:
+            # The bounds are stored because estimated durations can change, for example if a damaged file is replaced.
+            return {"bounds": [shard.last for shard in divide(recordings, hours)]}
+
         super().__init__(folder, options, layout, digits=5)
         bounds = pairwise([0, *self.plan["bounds"]])
         self.shards = [Shard(number, first, last) for number, (first, last) in enumerate(bounds)]
